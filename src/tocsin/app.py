@@ -1,0 +1,328 @@
+"""The composition root: a configuration becomes a working Tocsin. Everything is put together here.
+
+Front doors (gateway, dashboard, SDK, CLI) take an ``App`` and hold no logic of their own.
+"""
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tocsin.config.model import Config
+from tocsin.core.clock import Clock, SystemClock
+from tocsin.core.domain import Domain
+from tocsin.core.errors import BadRequest, ConfigError
+from tocsin.core.interaction import Entry, Mode
+from tocsin.core.messages import Hash
+from tocsin.core.policy import Policy, Provider
+from tocsin.domains import DOMAINS
+from tocsin.providers import OutboundGuard, HttpClient, Limits, Pricer, Router, TokenCounter, make_providers
+from tocsin.runtime.enrich import Enricher
+from tocsin.runtime.identity import IdentityPolicy, Seen
+from tocsin.runtime.recorder import Recorder
+from tocsin.runtime.records import Ingested
+from tocsin.runtime.runtime import Runtime
+from tocsin.store import Store, open_store
+from tocsin.worker.export import Exporter
+from tocsin.worker.jobs import Job, Worker, store_jobs
+
+log = logging.getLogger("tocsin.app")
+
+ENTRY_POINTS = "tocsin.domains"
+"""The entry-point group by which third-party packages contribute a ``Domain``."""
+
+PATH: tuple[str, ...] = ("identity",)
+"""Order of the built-in policies, outermost first. Policies of domains come after them."""
+
+
+class App:
+    """A running Tocsin without a front door. Built by ``build``; one per process."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        env: Mapping[str, str],
+        clock: Clock,
+        store: Store,
+        providers: Mapping[str, Provider] | None,
+        domains: tuple[Domain, ...],
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.store = store
+        self.domains = domains
+        self.data_dir = Path(config.server.data_dir)
+        self._env = env
+        self._given = providers
+        self.client = _client(config)
+        self.providers: dict[str, Provider] = {}
+        self.pricer = Pricer(config.prices)
+        self.identity = IdentityPolicy(_lookup(store), clock)
+        self.router = self._route(config)
+        self.watchers: list[Callable[[list[Entry]], None]] = []
+        """Called in the writer thread with the entries that have just been stored."""
+        self.recorder = Recorder(
+            store,
+            self.data_dir / "journal",
+            enrich=Enricher(self.pricer, TokenCounter()),
+            ingest=self._entries_of,
+            stored=self._stored,
+            sync=config.store.journal_sync == "disk",
+        )
+        self.runtime = Runtime(
+            policies=self._policies(),
+            modes=_modes(config),
+            dispatch=self.router,
+            recorder=self.recorder,
+            clock=clock,
+            learners=(self.identity,),
+        )
+        self.worker = Worker(self._jobs())
+        self._ticker: asyncio.TimerHandle | None = None
+        self._warming: asyncio.Future[None] | None = None
+
+    # -- life --
+
+    async def start(self) -> int:
+        """Recover what a dead process left and begin to work. Returns recovered interactions."""
+        recovered = await asyncio.to_thread(self.recorder.start)
+        if recovered:
+            log.warning("recovered %d calls that an earlier process left unfinished", recovered)
+        self.runtime.watch.start()
+        self.worker.start()
+        self._tick()
+        self._warming = asyncio.get_running_loop().run_in_executor(None, self.pricer.warm)
+        return recovered
+
+    async def stop(self) -> None:
+        """Finish what is under way and let go of everything."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.runtime.watch.stop()
+        await self.worker.stop()
+        if self._warming is not None:
+            await asyncio.wait([self._warming])
+        await asyncio.to_thread(self.recorder.close)
+        for provider in self.providers.values():
+            await provider.aclose()
+        await self.client.aclose()
+        await asyncio.to_thread(self.store.close)
+
+    def _tick(self) -> None:
+        self.recorder.tick()
+        self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
+
+    # -- configuration --
+
+    async def reload(self, config: Config) -> list[str]:
+        """Take over a new configuration without dropping a call.
+
+        Returns the settings that changed but need a restart. Raises ``ConfigError`` and changes
+        nothing when the new one cannot work.
+        """
+        needs_restart = [
+            name
+            for name, old, new in (
+                ("server", self.config.server, config.server),
+                ("auth", self.config.auth, config.auth),
+                ("store", self.config.store, config.store),
+                ("otlp", self.config.otlp, config.otlp),
+            )
+            if old != new
+        ]
+        old_providers, old_client = self.providers, self.client
+        self.client = _client(config)
+        try:
+            router = self._route(config)
+        except ConfigError:
+            self.client, self.providers = old_client, old_providers
+            raise
+        self.router = router
+        self.pricer.configure(config.prices)
+        self.runtime.configure(modes=_modes(config), dispatch=router)
+        self.config = config
+        asyncio.get_running_loop().create_task(_retire(old_providers, self.providers, old_client))
+        return needs_restart
+
+    def _route(self, config: Config) -> Router:
+        if self._given is not None:
+            self.providers = dict(self._given)
+        else:
+            self.providers = make_providers(config, self.client, self._env)
+        return Router(config, self.providers, self.clock, random.Random())  # noqa: S311 - balancing
+
+    def _policies(self) -> tuple[Policy, ...]:
+        """The request path, outermost first."""
+        built_in: dict[str, Policy] = {"identity": self.identity}
+        own = tuple(built_in[name] for name in PATH)
+        return own + tuple(make() for domain in self.domains for make in domain.policies)
+
+    def _jobs(self) -> tuple[Job, ...]:
+        jobs = store_jobs(self.store, self.config.store, self.clock)
+        otlp = self.config.otlp
+        if otlp.endpoint:
+            jobs += (self._exporter().job(),)
+        return jobs
+
+    def _exporter(self) -> Exporter:
+        otlp = self.config.otlp
+        content = otlp.content
+
+        def encode(entries: Sequence[Entry]) -> bytes:
+            from tocsin.importers.otlp_export import encode as encode_otlp  # noqa: PLC0415 - heavy
+
+            return encode_otlp(entries, content=content)
+
+        return Exporter(
+            self.store,
+            self.client,
+            endpoint=otlp.endpoint,
+            headers=_header_list(self._env.get(otlp.headers_env, "") if otlp.headers_env else ""),
+            encode=encode,
+            content=content,
+        )
+
+    # -- traces in --
+
+    async def ingest(
+        self, body: bytes, content_type: str, encoding: str | None, feature: str, key_id: str | None
+    ) -> tuple[int, int, str]:
+        """Take in an OTLP request: durable when this returns.
+
+        Returns (accepted, rejected, reason). Raises ``BadRequest`` when it cannot be read.
+        """
+        record = Ingested(body, content_type, encoding, feature, key_id)
+        entries, rejected, reason = await asyncio.to_thread(self._decode, record)
+        self.recorder.ingest(record, entries)
+        await self.recorder.durable()
+        return len(entries), rejected, reason
+
+    def _decode(self, record: Ingested) -> tuple[list[Entry], int, str]:
+        from tocsin.importers import otlp  # noqa: PLC0415 - protobuf is loaded at the first trace
+
+        request = otlp.decode_export(
+            record.body,
+            record.content_type,
+            record.encoding,
+            max_bytes=self.config.server.max_body_bytes,
+        )
+        batch = otlp.entries(request, feature_default=record.feature)
+        return list(batch.entries), batch.rejected, batch.reason
+
+    def _entries_of(self, record: Ingested) -> Iterable[Entry]:
+        """The same, for the journal's recovery."""
+        try:
+            return self._decode(record)[0]
+        except BadRequest:
+            log.exception("a journaled trace request cannot be read any more")
+            return ()
+
+    def _stored(self, entries: list[Entry]) -> None:
+        for watcher in self.watchers:
+            watcher(entries)
+
+
+def build(
+    config: Config,
+    *,
+    env: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+    providers: Mapping[str, Provider] | None = None,
+) -> App:
+    """Open the store and put an ``App`` together. Nothing runs before ``App.start``.
+
+    ``providers`` replaces those of the configuration (tests, SDK). Raises ``ConfigError`` or
+    ``StoreError``.
+    """
+    clock = clock or SystemClock()
+    data_dir = Path(config.server.data_dir)
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = open_store(config.store, data_dir, clock)
+    try:
+        return App(
+            config,
+            env=os.environ if env is None else env,
+            clock=clock,
+            store=store,
+            providers=providers,
+            domains=DOMAINS + _installed_domains(),
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def open_store_from(config: Config, *, clock: Clock | None = None) -> Store:
+    """The store of a configuration, for commands that need nothing else."""
+    return open_store(config.store, Path(config.server.data_dir), clock or SystemClock())
+
+
+def _installed_domains() -> tuple[Domain, ...]:
+    """Domains of third-party packages, by entry point; one that cannot be loaded is named."""
+    found: list[Domain] = []
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            domain = point.load()
+        except Exception as error:
+            raise ConfigError(
+                f"the domain '{point.name}' of {point.value} cannot be loaded: {error}; "
+                "fix or uninstall that package"
+            ) from error
+        if not isinstance(domain, Domain):
+            raise ConfigError(f"{point.value} is no tocsin Domain; fix or uninstall that package")
+        found.append(domain)
+    return tuple(found)
+
+
+def _modes(config: Config) -> Callable[[str, str], Mode]:
+    """Mode of a policy: the feature's own setting, else the general one, else enforce."""
+
+    def mode(feature: str, policy: str) -> Mode:
+        own = config.features.get(feature)
+        if own is not None and policy in own.policies:
+            return own.policies[policy]
+        general: Mode | None = getattr(config.policies, policy, None)
+        return general or "enforce"
+
+    return mode
+
+
+def _client(config: Config) -> HttpClient:
+    """The one client for everything that goes out. What the operator configured is allowed."""
+    from tocsin.providers import allowed_hosts  # noqa: PLC0415 - placeholder
+
+    guard = OutboundGuard(allow=[*config.outbound.allow, *allowed_hosts(config)])
+    return HttpClient(guard=guard, limits=Limits())
+
+
+def _lookup(store: Store) -> Callable[[Sequence[Hash], Sequence[str]], list[Seen]]:
+    def lookup(nodes: Sequence[Hash], call_ids: Sequence[str]) -> list[Seen]:
+        return [
+            Seen(**{f: getattr(known, f) for f in msgspec.structs.asdict(known)})
+            for known in store.known(nodes, call_ids)
+        ]
+
+    return lookup
+
+
+def _header_list(text: str) -> tuple[tuple[bytes, bytes], ...]:
+    """``name=value,name=value`` as OpenTelemetry writes headers in the environment."""
+    pairs = (part.partition("=") for part in text.split(",") if "=" in part)
+    return tuple((n.strip().lower().encode(), v.strip().encode()) for n, _, v in pairs)
+
+
+async def _retire(
+    old: Mapping[str, Provider], new: Mapping[str, Provider], client: HttpClient
+) -> None:
+    """Close what a reload replaced, once the calls that use it have had time to end."""
+    await asyncio.sleep(600)
+    for provider in old.values():
+        if all(provider is not other for other in new.values()):
+            await provider.aclose()
+    await client.aclose()

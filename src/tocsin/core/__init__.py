@@ -1,0 +1,1 @@
+"""The nouns, protocols and errors of Tocsin. Pure: no I/O, no framework."""

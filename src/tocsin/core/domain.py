@@ -1,0 +1,85 @@
+"""What a domain contributes: policies, evaluators, detectors, panels, commands. No sixth way."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from tocsin.core.interaction import Entry, Interaction
+from tocsin.core.policy import Policy
+
+Severity = Literal["info", "warning", "critical"]
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """An evaluator's versioned verdict on one interaction.
+
+    ``value`` is ``None`` when the evaluator could not judge: failing to judge is not a bad score.
+    """
+
+    interaction_id: str
+    name: str
+    version: str
+    value: float | None
+    label: str | None = None
+    explanation: str = ""
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """A detector's verdict. The same ``fingerprint`` is the same alert, firing or resolved."""
+
+    fingerprint: str
+    detector: str
+    feature: str
+    severity: Severity
+    state: Literal["firing", "resolved"]
+    at: int
+    summary: str
+    evidence: tuple[str, ...] = ()
+    """Ids of the interactions that show it."""
+
+
+class Evaluator(Protocol):
+    """Interaction → scores. Pure: the same entry gives the same scores."""
+
+    name: str
+    version: str
+
+    def evaluate(self, entry: Entry) -> Sequence[Score]: ...
+
+
+class Detector(Protocol):
+    """Ordered stream of interactions → alerts. Owns its state; ``observe`` is called in order."""
+
+    name: str
+    version: str
+
+    def observe(self, interaction: Interaction) -> Iterable[Alert]: ...
+
+
+class Panel(msgspec.Struct, frozen=True, kw_only=True):
+    """Data for a page, never HTML. ``load`` gets the page's filters and returns plain values."""
+
+    name: str
+    title: str
+    load: Callable[[Mapping[str, str]], Any]
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """A CLI command of a domain; ``run`` gets the words after its name, returns an exit code."""
+
+    name: str
+    help: str
+    run: Callable[[Sequence[str]], int]
+
+
+class Domain(msgspec.Struct, frozen=True, kw_only=True):
+    """The frozen value that a domain's ``__init__`` exports as ``DOMAIN``."""
+
+    name: str
+    summary: str
+    policies: tuple[Callable[[], Policy], ...] = ()
+    evaluators: tuple[Callable[[], Evaluator], ...] = ()
+    detectors: tuple[Callable[[], Detector], ...] = ()
+    panels: tuple[Panel, ...] = ()
+    commands: tuple[Command, ...] = ()

@@ -1,0 +1,183 @@
+"""How an answer leaves: through ASGI, or straight onto the connection."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from tocsin.core.errors import CallError
+from tocsin.core.interaction import Dialect
+from tocsin.core.wire import error_body
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_NO_RETRY = (b"x-should-retry", b"false")
+_RETRY = (b"x-should-retry", b"true")
+
+
+class Wire(Protocol):
+    """Where one answer goes."""
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer. ``headers`` have no content-length."""
+        ...
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """The head of an answer whose length is not known."""
+        ...
+
+    async def piece(self, data: bytes) -> None:
+        """The next bytes; waits while the client does not read."""
+        ...
+
+    async def end(self) -> None:
+        """The answer is complete."""
+        ...
+
+    async def cut(self) -> None:
+        """Break the connection off: the client must not take a part for the whole."""
+        ...
+
+    async def error(self, dialect: Dialect, error: CallError) -> None:
+        """An answer that is an error of ours."""
+        ...
+
+
+def error_answer(dialect: Dialect, error: CallError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of an error, in the caller's dialect."""
+    headers = [_JSON, _RETRY if error.retryable else _NO_RETRY]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+    if error.status in (413, 421):
+        headers.append((b"connection", b"close"))
+    return headers, error_body(dialect, error)
+
+
+class Cut(Exception):
+    """Makes an ASGI server break the connection off."""
+
+
+class AsgiWire:
+    """Through any ASGI server."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def start(self, status: int, headers: Headers) -> None:
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def piece(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def cut(self) -> None:
+        raise Cut("the upstream broke off in mid-answer")
+
+    async def error(self, dialect: Dialect, error: CallError) -> None:
+        headers, body = error_answer(dialect, error)
+        await self.whole(error.status, headers, body)
+
+
+class DirectWire:
+    """Onto the transport, one write for each thing said."""
+
+    __slots__ = (
+        "_done",
+        "_flow",
+        "_head_only",
+        "_keep_alive",
+        "_started",
+        "_transport",
+        "complete",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        *,
+        keep_alive: bool,
+        head_only: bool,
+        done: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._flow = flow
+        self._keep_alive = keep_alive
+        self._head_only = head_only
+        self._done = done
+        self._started = False
+        self.complete = False
+
+    def _head(self, status: int, headers: Headers, last: bytes) -> bytes:
+        """The head, ending with the line ``last``. Raises ``ValueError`` on a line break inside."""
+        parts = [STATUS_LINE[status]]
+        for name, value in headers:
+            if name == b"connection" and value == b"close":
+                self._keep_alive = False
+            else:
+                parts += (name, b": ", value, b"\r\n")
+        if not self._keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(last)
+        head = b"".join(parts)
+        # Status line, one line a header, ``last`` and its empty line; "connection" replaces one.
+        if head.count(b"\n") > len(headers) + 3 + (not self._keep_alive):
+            raise ValueError("a header value contains a line break")
+        self._started = True
+        return head
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        head = self._head(status, headers, b"content-length: %d\r\n\r\n" % len(body))
+        self._transport.write(head if self._head_only else head + body)
+        self._finish()
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self._transport.write(self._head(status, headers, b"transfer-encoding: chunked\r\n\r\n"))
+
+    async def piece(self, data: bytes) -> None:
+        if self._flow.write_paused:
+            await self._flow.drain()
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def end(self) -> None:
+        self._transport.write(b"0\r\n\r\n")
+        self._finish()
+
+    async def cut(self) -> None:
+        self._transport.abort()
+
+    async def error(self, dialect: Dialect, error: CallError) -> None:
+        headers, body = error_answer(dialect, error)
+        await self.whole(error.status, headers, body)
+
+    def close_after(self) -> None:
+        """Close the connection once this answer is complete."""
+        self._keep_alive = False
+
+    def broken(self) -> None:
+        """Our own fault: a bare 500, or a broken connection once an answer has begun."""
+        if self._started:
+            self._transport.abort()
+            return
+        self._keep_alive = False
+        head = self._head(500, [(b"content-type", b"text/plain")], b"content-length: 21\r\n\r\n")
+        self._transport.write(head + b"Internal Server Error")
+        self._finish()
+
+    def _finish(self) -> None:
+        self.complete = True
+        if not self._keep_alive:
+            self._transport.close()
+        self._done()

@@ -1,0 +1,294 @@
+"""One call from its first byte to its record."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from tocsin.core.call import Call, Draft
+from tocsin.core.errors import CallError, Denied, Forbidden, PolicyFailed, UpstreamFailed
+from tocsin.core.ids import derived_id
+from tocsin.core.interaction import Interaction, Usage
+from tocsin.core.messages import Message, content_hash, link, parse_message
+from tocsin.core.outcome import Outcome, outcome_of
+from tocsin.core.policy import Reply
+from tocsin.core.wire import OutputReader, reader_for
+from tocsin.runtime.policies import Stage, close_chunks
+
+if TYPE_CHECKING:
+    from tocsin.runtime.runtime import Runtime
+
+log = logging.getLogger("tocsin.runtime")
+
+_GENERATED = frozenset({"chat", "text_completion", "generate_content"})
+
+
+class Exchange:
+    """``async with runtime.call(call) as reply``: recorded exactly once, however it ends.
+
+    A whole body is recorded before it is handed over; of a stream, everything before its last
+    piece. So whatever a caller saw completed is in the journal.
+    """
+
+    __slots__ = ("_call", "_done", "_reader", "_reply", "_runtime", "_started")
+
+    def __init__(self, runtime: "Runtime", call: Call) -> None:
+        self._runtime = runtime
+        self._call = call
+        self._reader: OutputReader | None = None
+        self._reply: Reply | None = None
+        self._done = False
+        self._started = runtime.clock.monotonic_us()
+
+    async def __aenter__(self) -> Reply:
+        runtime, call = self._runtime, self._call
+        runtime.recorder.open(call)
+        runtime.watch.stages[call.id] = Stage()
+        try:
+            reply = await runtime.onion(call.feature)(call)
+            self._reply = reply
+            self._adopt(reply)
+            if reply.chunks is None:
+                self._read_whole(reply)
+                await runtime.recorder.durable()
+            else:
+                reply.chunks = _Recorded(self, reply.chunks)
+        except BaseException as error:
+            runtime.watch.stages.pop(call.id, None)
+            if self._reply is not None and self._reply.chunks is not None:
+                await close_chunks(self._reply)
+            self._fail(error)
+            raise
+        runtime.watch.stages.pop(call.id, None)
+        return reply
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._done:
+            return
+        reply = self._reply
+        if reply is not None and reply.chunks is not None:
+            await close_chunks(reply)
+        # The caller stopped reading before the end: it left, or the gateway gave up on it.
+        self._fail(error if error is not None else asyncio.CancelledError())
+
+    def refused(self, error: CallError) -> None:
+        """Record a call that was turned away at the door."""
+        self._fail(error)
+
+    def _adopt(self, reply: Reply) -> None:
+        call = self._call
+        encoding = reply.header(b"content-encoding")
+        self._reader = reader_for(
+            call.dialect,
+            call.operation,
+            call.stream and reply.chunks is not None,
+            content_encoding=encoding,
+        )
+        call.draft.status = reply.status
+
+    def _read_whole(self, reply: Reply) -> None:
+        body = reply.body or b""
+        call, reader = self._call, self._reader
+        assert reader is not None
+        call.draft.output_bytes = len(body)
+        reader.feed_body(body)
+        keep = reply.status >= 400 or call.operation not in _GENERATED
+        self.finish(response=body if keep else None)
+
+    def first_chunk(self) -> None:
+        """Note when the first piece of a stream came."""
+        self._call.draft.first_chunk_us = self._runtime.clock.monotonic_us() - self._started
+
+    def _fail(self, error: BaseException) -> None:
+        """Close the record of a call that has no whole answer."""
+        draft = self._call.draft
+        if self._reader is not None:
+            self._reader.finish()
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            draft.outcome = "cancelled"
+            draft.error_type = "client_disconnected"
+            draft.error_message = "The caller left before the answer was complete."
+        elif isinstance(error, CallError):
+            draft.outcome = _outcome_of_error(error)
+            draft.error_type = error.code
+            draft.error_message = error.message
+            if self._reply is None:
+                draft.status = error.status
+        else:
+            draft.outcome = "error"
+            draft.error_type = type(error).__name__
+            draft.error_message = str(error)
+        self.finish(response=None)
+
+    def finish(self, *, response: bytes | None) -> None:
+        """Write the record. The first call counts; nothing here raises."""
+        if self._done:
+            return
+        self._done = True
+        call = self._call
+        try:
+            interaction, output = self._interaction(response)
+            self._runtime.recorder.finish(call, interaction, output=output, response=response)
+            self._runtime.learn(call, interaction)
+        except Exception:
+            log.exception("call %s could not be recorded", call.id)
+
+    def _interaction(self, response: bytes | None) -> tuple[Interaction, Message | None]:
+        call, reader = self._call, self._reader
+        draft = call.draft
+        output = None
+        usage = Usage()
+        if reader is not None:
+            usage = reader.usage or usage
+            raw = reader.output_message() if call.operation in _GENERATED else None
+            output = parse_message(raw) if raw is not None else None
+            if output is not None and output.calls:
+                draft.tool_ids = tuple([tool.id for tool in output.calls])
+        messages, nodes = call.messages, call.nodes
+        input_node = nodes[-1].hash if nodes else None
+        identity = draft.identity
+        new_from = identity.new_from if identity is not None else 0
+        answered = 0
+        for message in messages[new_from:]:
+            answered += len(message.answers)
+        attempts = tuple(draft.attempts)
+        last = attempts[-1] if attempts else None
+        return Interaction(
+            id=call.id,
+            source=call.source,
+            dialect=call.dialect,
+            operation=call.operation,
+            path=call.path,
+            started_at=call.started_at,
+            duration_us=self._runtime.clock.monotonic_us() - self._started,
+            outcome=self._outcome(),
+            feature=call.feature,
+            key_id=call.principal.key_id,
+            end_user=call.end_user,
+            release=call.release,
+            run_id=identity.run_id if identity is not None else derived_id("run", call.id),
+            run_source=identity.run_source if identity is not None else "new",
+            conversation_id=identity.conversation_id if identity is not None else None,
+            parent_id=identity.parent_id if identity is not None else None,
+            agent=call.agent,
+            request_model=call.model,
+            response_model=reader.response_model if reader is not None else None,
+            response_id=reader.response_id if reader is not None else None,
+            provider=last.provider if last is not None else None,
+            upstream=last.upstream if last is not None else None,
+            stream=call.stream,
+            status=draft.status,
+            finish_reason=reader.finish_reason if reader is not None else None,
+            error_type=draft.error_type,
+            error_message=_clip(draft.error_message),
+            usage=usage,
+            first_chunk_us=draft.first_chunk_us,
+            attempts=attempts,
+            decisions=tuple(draft.decisions),
+            input_node=input_node,
+            output_node=_output_node(input_node, output),
+            input_messages=len(messages),
+            new_messages=len(messages) - new_from,
+            tool_calls=len(output.calls) if output is not None else 0,
+            tool_results=answered,
+            params=content_hash(call.params) if messages and call.params else None,
+            request_body=content_hash(call.body) if call.body and not messages else None,
+            response_body=content_hash(response) if response else None,
+            input_bytes=len(call.body),
+            output_bytes=draft.output_bytes,
+        ), output
+
+    def _outcome(self) -> Outcome:
+        """What became of the call: from the draft where somebody said it, else from the answer."""
+        draft, reader, call = self._call.draft, self._reader, self._call
+        if draft.outcome is not None:
+            return draft.outcome
+        status = draft.status or 0
+        if reader is None:
+            return "unknown"
+        if reader.error is not None or status >= 400:
+            _note_error(draft, reader, status)
+            return "timeout" if status in (408, 504) else "error"
+        if call.operation not in _GENERATED:
+            return "complete"
+        if self._reply is not None and self._reply.chunks is not None and not reader.terminal:
+            draft.error_type = draft.error_type or "stream_cut"
+            draft.error_message = (
+                draft.error_message or "The upstream ended the stream before the answer's end."
+            )
+            return "error"
+        return outcome_of(reader.finish_reason)
+
+
+class _Recorded:
+    """A reply's stream, read on its way: the record is closed before the last piece goes out."""
+
+    __slots__ = ("_exchange", "_first", "_source")
+
+    def __init__(self, exchange: Exchange, source: AsyncIterator[bytes]) -> None:
+        self._exchange = exchange
+        self._source = source
+        self._first = True
+
+    def __aiter__(self) -> "_Recorded":
+        return self
+
+    async def __anext__(self) -> bytes:
+        exchange = self._exchange
+        reader = exchange._reader
+        assert reader is not None
+        try:
+            data = await self._source.__anext__()
+        except StopAsyncIteration:
+            if not exchange._done:
+                reader.finish()
+                exchange.finish(response=None)
+                await exchange._runtime.recorder.durable()
+            raise
+        except BaseException as error:
+            exchange._fail(error)
+            raise
+        if self._first:
+            self._first = False
+            exchange.first_chunk()
+        exchange._call.draft.output_bytes += len(data)
+        reader.feed(data)
+        if reader.terminal and not exchange._done:
+            exchange.finish(response=None)
+            await exchange._runtime.recorder.durable()
+        return data
+
+    async def aclose(self) -> None:
+        """Close the source, which cancels the upstream if it is not at its end."""
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _outcome_of_error(error: CallError) -> Outcome:
+    if isinstance(error, Denied | Forbidden | PolicyFailed):
+        return "denied"
+    if isinstance(error, UpstreamFailed) and error.timeout:
+        return "timeout"
+    return "error"
+
+
+def _note_error(draft: Draft, reader: OutputReader, status: int) -> None:
+    """Keep what the upstream said went wrong."""
+    error = reader.error
+    draft.error_type = (error.type or error.code if error else None) or f"http_{status}"
+    draft.error_message = error.message if error else None
+
+
+def _output_node(input_node: bytes | None, output: Message | None) -> bytes | None:
+    return link(input_node or bytes(16), output.hash) if output is not None else None
+
+
+def _clip(text: str | None) -> str | None:
+    return text if text is None or len(text) <= 2000 else text[:2000] + "…"
