@@ -9,19 +9,32 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from tocsin.config.model import Config
+from tocsin.core.call import Principal
 from tocsin.core.clock import Clock, SystemClock
 from tocsin.core.domain import Domain
-from tocsin.core.errors import BadRequest, ConfigError
+from tocsin.core.errors import ConfigError, InputError
 from tocsin.core.interaction import Entry, Mode
 from tocsin.core.messages import Hash
 from tocsin.core.policy import Policy, Provider
 from tocsin.domains import DOMAINS
-from tocsin.providers import OutboundGuard, HttpClient, Limits, Pricer, Router, TokenCounter, make_providers
+from tocsin.providers import (
+    HttpClient,
+    Limits,
+    OutboundGuard,
+    Pricer,
+    Router,
+    TokenCounter,
+    allowed_hosts,
+    make_providers,
+    start_providers,
+)
 from tocsin.runtime.enrich import Enricher
 from tocsin.runtime.identity import IdentityPolicy, Seen
 from tocsin.runtime.recorder import Recorder
@@ -65,18 +78,23 @@ class App:
         self.pricer = Pricer(config.prices)
         self.identity = IdentityPolicy(_lookup(store), clock)
         self.router = self._route(config)
+        self._histories: Any = None
+        self._reader = ThreadPoolExecutor(1, "tocsin-traces")
         self.watchers: list[Callable[[list[Entry]], None]] = []
         """Called in the writer thread with the entries that have just been stored."""
         self.recorder = Recorder(
             store,
             self.data_dir / "journal",
             enrich=Enricher(self.pricer, TokenCounter()),
-            ingest=self._entries_of,
+            ingest=self._read_journaled,
             stored=self._stored,
             sync=config.store.journal_sync == "disk",
         )
+        self.policies = self._policies()
+        self.policies = self._policies()
+        """The request path, outermost first."""
         self.runtime = Runtime(
-            policies=self._policies(),
+            policies=self.policies,
             modes=_modes(config),
             dispatch=self.router,
             recorder=self.recorder,
@@ -96,6 +114,7 @@ class App:
             log.warning("recovered %d calls that an earlier process left unfinished", recovered)
         self.runtime.watch.start()
         self.worker.start()
+        await start_providers(self.providers)
         self._tick()
         self._warming = asyncio.get_running_loop().run_in_executor(None, self.pricer.warm)
         return recovered
@@ -108,6 +127,7 @@ class App:
         await self.worker.stop()
         if self._warming is not None:
             await asyncio.wait([self._warming])
+        self._reader.shutdown(wait=True)
         await asyncio.to_thread(self.recorder.close)
         for provider in self.providers.values():
             await provider.aclose()
@@ -175,7 +195,7 @@ class App:
         content = otlp.content
 
         def encode(entries: Sequence[Entry]) -> bytes:
-            from tocsin.importers.otlp_export import encode as encode_otlp  # noqa: PLC0415 - heavy
+            from tocsin.importers.otlp_export import encode as encode_otlp
 
             return encode_otlp(entries, content=content)
 
@@ -191,35 +211,62 @@ class App:
     # -- traces in --
 
     async def ingest(
-        self, body: bytes, content_type: str, encoding: str | None, feature: str, key_id: str | None
+        self,
+        body: bytes,
+        content_type: str,
+        encoding: str | None,
+        feature: str,
+        principal: Principal,
     ) -> tuple[int, int, str]:
         """Take in an OTLP request: durable when this returns.
 
-        Returns (accepted, rejected, reason). Raises ``BadRequest`` when it cannot be read.
+        Returns (accepted, rejected, reason). Raises ``InputError`` when it cannot be read.
         """
-        record = Ingested(body, content_type, encoding, feature, key_id)
-        entries, rejected, reason = await asyncio.to_thread(self._decode, record)
+        record = Ingested(
+            body,
+            content_type,
+            encoding,
+            feature,
+            self.clock.now_us(),
+            principal.key_id,
+            principal.features,
+        )
+        entries, rejected, reason = await asyncio.get_running_loop().run_in_executor(
+            self._reader, self._read_traces, record
+        )
         self.recorder.ingest(record, entries)
         await self.recorder.durable()
         return len(entries), rejected, reason
 
-    def _decode(self, record: Ingested) -> tuple[list[Entry], int, str]:
-        from tocsin.importers import otlp  # noqa: PLC0415 - protobuf is loaded at the first trace
+    def _read_traces(self, record: Ingested) -> tuple[list[Entry], int, str]:
+        """Spans → entries, in the one thread that knows the histories of late."""
+        # Protobuf takes 60 ms and 15 MB to load: only once there are traces.
+        from tocsin.importers import build, otlp
 
-        request = otlp.decode_export(
+        if self._histories is None:
+            self._histories = build.Histories()
+        export = otlp.decode_export(
             record.body,
             record.content_type,
             record.encoding,
             max_bytes=self.config.server.max_body_bytes,
         )
-        batch = otlp.entries(request, feature_default=record.feature)
-        return list(batch.entries), batch.rejected, batch.reason
+        tally = otlp.Tally()
+        sender = Principal(key_id=record.key_id, features=record.features)
+        converter = otlp.Converter(
+            feature_default=record.feature,
+            allow=sender.may_call,
+            key_id=record.key_id,
+            histories=self._histories,
+        )
+        entries = list(converter.entries(export, tally, received_at=record.received_at))
+        return entries, sum(tally.rejected.values()), tally.message()
 
-    def _entries_of(self, record: Ingested) -> Iterable[Entry]:
+    def _read_journaled(self, record: Ingested) -> Iterable[Entry]:
         """The same, for the journal's recovery."""
         try:
-            return self._decode(record)[0]
-        except BadRequest:
+            return self._read_traces(record)[0]
+        except InputError:
             log.exception("a journaled trace request cannot be read any more")
             return ()
 
@@ -251,7 +298,7 @@ def build(
             clock=clock,
             store=store,
             providers=providers,
-            domains=DOMAINS + _installed_domains(),
+            domains=all_domains(),
         )
     except BaseException:
         store.close()
@@ -261,6 +308,11 @@ def build(
 def open_store_from(config: Config, *, clock: Clock | None = None) -> Store:
     """The store of a configuration, for commands that need nothing else."""
     return open_store(config.store, Path(config.server.data_dir), clock or SystemClock())
+
+
+def all_domains() -> tuple[Domain, ...]:
+    """Our own domains and those of installed packages. Raises ``ConfigError`` for a broken one."""
+    return DOMAINS + _installed_domains()
 
 
 def _installed_domains() -> tuple[Domain, ...]:
@@ -295,18 +347,14 @@ def _modes(config: Config) -> Callable[[str, str], Mode]:
 
 def _client(config: Config) -> HttpClient:
     """The one client for everything that goes out. What the operator configured is allowed."""
-    from tocsin.providers import allowed_hosts  # noqa: PLC0415 - placeholder
-
     guard = OutboundGuard(allow=[*config.outbound.allow, *allowed_hosts(config)])
-    return HttpClient(guard=guard, limits=Limits())
+    most = max((upstream.max_connections for upstream in config.upstreams.values()), default=1024)
+    return HttpClient(guard=guard, limits=Limits(max_connections=most, max_idle=most))
 
 
 def _lookup(store: Store) -> Callable[[Sequence[Hash], Sequence[str]], list[Seen]]:
     def lookup(nodes: Sequence[Hash], call_ids: Sequence[str]) -> list[Seen]:
-        return [
-            Seen(**{f: getattr(known, f) for f in msgspec.structs.asdict(known)})
-            for known in store.known(nodes, call_ids)
-        ]
+        return [Seen(**msgspec.structs.asdict(known)) for known in store.known(nodes, call_ids)]
 
     return lookup
 

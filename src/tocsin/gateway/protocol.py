@@ -115,7 +115,7 @@ class TocsinProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             if name == b"content-length":
                 length = value
-            elif name == b"transfer-encoding" or name == b"content-encoding":  # noqa: PLR1714 - hot
+            elif name in (b"transfer-encoding", b"content-encoding"):
                 return None
         if not length.isdigit() or int(length) > SMALL:
             return None
@@ -127,7 +127,7 @@ class TocsinProtocol(HttpToolsProtocol):
         return call
 
     def on_message_complete(self) -> None:
-        call = self.cycle
+        call: Any = self.cycle
         if type(call) is not _Call:
             super().on_message_complete()
             return
@@ -136,7 +136,7 @@ class TocsinProtocol(HttpToolsProtocol):
             self._serve(call)
 
     def on_body(self, body: bytes) -> None:
-        call = self.cycle
+        call: Any = self.cycle
         if type(call) is _Call:
             call.body += body
         else:
@@ -183,7 +183,7 @@ class TocsinProtocol(HttpToolsProtocol):
             wire.broken()
 
     def shutdown(self) -> None:
-        call = self.cycle
+        call: Any = self.cycle
         if type(call) is _Call and not call.response_complete and call.wire is not None:
             call.wire.close_after()
             return

@@ -38,7 +38,7 @@ ROUTES: dict[str, tuple[Dialect, Operation]] = {
     "/v1/messages": ("anthropic", "chat"),
     "/v1/messages/count_tokens": ("anthropic", "count_tokens"),
 }
-"""Paths whose bodies are read. Any other path under ``/v1/`` passes through, operation ``other``."""
+"""Paths whose bodies are read; any other under ``/v1/`` passes through, operation ``other``."""
 
 TRACES = "/v1/traces"
 """OTLP ingest: the one path under ``/v1/`` that is no call."""

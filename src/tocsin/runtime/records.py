@@ -47,13 +47,16 @@ class Closed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ingested(msgspec.Struct, frozen=True, array_like=True):
-    """An OTLP request as it came."""
+    """An OTLP request as it came, and who sent it."""
 
     body: bytes
     content_type: str
     encoding: str | None
     feature: str
+    received_at: int
     key_id: str | None
+    features: tuple[str, ...]
+    """Features that the sender may write to; empty means every one."""
 
 
 _encoder = msgspec.msgpack.Encoder()

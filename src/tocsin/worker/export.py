@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tocsin.core.errors import StoreError
 from tocsin.core.interaction import Entry
-from tocsin.providers.http import HttpClient
-from tocsin.providers.http_types import HttpRequest, Timeouts, Url
+from tocsin.providers import HttpClient, HttpRequest, Timeouts, Url
 from tocsin.store.api import Store
 from tocsin.worker.jobs import Job
 
@@ -66,7 +65,7 @@ class Exporter:
             raise StoreError(f"the collector answers {response.status}; its spans are sent later")
         if response.status >= 400:
             # It will never take these: going on is better than standing still for ever.
-            log.error("the collector refuses %d spans: %s %r", len(entries), response.status, answer)
+            log.error("the collector refuses %d spans: %r", len(entries), answer[:500])
         await asyncio.to_thread(self._store.set_cursor, CONSUMER, seq)
         return len(entries) >= _BATCH
 

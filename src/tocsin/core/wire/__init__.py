@@ -4,7 +4,13 @@ from tocsin.core.interaction import Dialect, Operation
 from tocsin.core.wire.anthropic import AnthropicReader
 from tocsin.core.wire.errors import error_body, error_event, error_json, error_type
 from tocsin.core.wire.openai import OpenAIReader
-from tocsin.core.wire.reading import MAX_OUTPUT, OutputReader, SilentReader, UpstreamError
+from tocsin.core.wire.reading import (
+    MAX_OUTPUT,
+    OutputReader,
+    SilentReader,
+    UpstreamError,
+    text_of,
+)
 from tocsin.core.wire.requests import (
     MAX_DEPTH,
     MAX_MESSAGES,
@@ -56,5 +62,6 @@ __all__ = [
     "exceeds_depth",
     "parse_request",
     "reader_for",
+    "text_of",
     "with_model",
 ]

@@ -7,7 +7,13 @@ import msgspec
 from tocsin.core.interaction import Usage
 from tocsin.core.messages import ToolCall, parse_message
 from tocsin.core.wire.items import merge_output
-from tocsin.core.wire.reading import OutputReader, decode_object, error_from, salvage
+from tocsin.core.wire.reading import (
+    OutputReader,
+    decode_object,
+    error_from,
+    salvage,
+    text_of,
+)
 
 _encode = msgspec.json.Encoder().encode
 _ABSENT = msgspec.Raw()
@@ -95,14 +101,13 @@ class _Body(msgspec.Struct):
     incomplete_details: Any = None
 
 
-class _Content(msgspec.Struct):
+class _Role(msgspec.Struct):
     role: str | None = None
-    content: str | list[Any] | None = None
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
-_decode_content = msgspec.json.Decoder(_Content).decode
+_decode_role = msgspec.json.Decoder(_Role).decode
 
 _ENDS = {
     "response.completed": "stop",
@@ -145,7 +150,7 @@ class OpenAIReader(OutputReader):
     def text(self) -> str:
         if self._message is None:
             return "".join(self._text)
-        return _text_of(self._message)
+        return text_of(self._message)
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
@@ -355,24 +360,13 @@ def _whole_again(value: Any) -> _Body:
 def _with_role(message: msgspec.Raw) -> bytes | msgspec.Raw | None:
     """The message as it came; with the role that is implied where an upstream omits it."""
     try:
-        role = _decode_content(message).role
+        role = _decode_role(message).role
     except _UNREADABLE:
         return message
     if role:
         return message
     fields = decode_object(bytes(message))
     return None if fields is None else _encode({**fields, "role": "assistant"})
-
-
-def _text_of(message: bytes | msgspec.Raw) -> str:
-    try:
-        content = _decode_content(message).content
-    except _UNREADABLE:
-        return ""
-    if content is None or isinstance(content, str):
-        return content or ""
-    parts = [part.get("text") for part in content if isinstance(part, dict)]
-    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _usage(wire: _Usage) -> Usage:

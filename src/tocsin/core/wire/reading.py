@@ -12,6 +12,12 @@ from tocsin.core.wire.sse import SseSplitter
 MAX_OUTPUT = 16 * 1024 * 1024
 """Bytes of one answer that are kept for the record; the rest is counted and dropped."""
 
+
+class _Content(msgspec.Struct):
+    content: str | list[Any] | None = None
+
+
+_decode_content = msgspec.json.Decoder(_Content).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -253,3 +259,15 @@ def error_from(value: Any) -> UpstreamError:
         type=kind if isinstance(kind, str) else None,
         code=str(code) if isinstance(code, str | int) else None,
     )
+
+
+def text_of(message: bytes | msgspec.Raw) -> str:
+    """The text of a message of either dialect, without tool calls and thinking."""
+    try:
+        content = _decode_content(message).content
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [part.get("text") for part in content if isinstance(part, dict)]
+    return "".join(part for part in parts if isinstance(part, str))

@@ -1,0 +1,47 @@
+"""``tocsin check``: the settings, read and judged, without starting anything."""
+
+import os
+from pathlib import Path
+
+from tocsin.cli import output
+from tocsin.cli.guard import OK, USAGE
+from tocsin.config.load import InvalidConfig, Problem, find, load, warnings
+from tocsin.core.errors import ConfigError
+from tocsin.dashboard import fmt
+from tocsin.gateway.auth import refuse_open_bind
+
+
+def check(named: Path | None, *, json: bool) -> int:
+    """Print every problem and warning. Problems make the exit code 2, warnings do not."""
+    path = named or find(os.environ, Path())
+    problems: list[Problem] = []
+    notes: list[str] = []
+    try:
+        config = load(path, os.environ)
+        refuse_open_bind(config)
+        notes = warnings(config, os.environ)
+    except InvalidConfig as error:
+        problems = list(error.problems)
+    except ConfigError as error:
+        problems = [Problem(file=str(path or ""), line=None, setting="", message=str(error))]
+    if json:
+        output.print_json(
+            {
+                "file": None if path is None else str(path),
+                "ok": not problems,
+                "problems": problems,
+                "warnings": notes,
+            }
+        )
+        return USAGE if problems else OK
+    for problem in problems:
+        output.console(stderr=True).print(fmt.visible(str(problem)), style=output.BAD)
+    for note in notes:
+        output.say(f"warning: {fmt.visible(note)}", output.LOOK)
+    where = path or "the defaults (there is no tocsin.toml here)"
+    if problems:
+        count = len(problems)
+        output.complain(f"{where}: {count} problem{'' if count == 1 else 's'}")
+        return USAGE
+    output.say(f"{where}: fine", output.GOOD)
+    return OK

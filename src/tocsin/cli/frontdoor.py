@@ -1,0 +1,250 @@
+"""Puts the front doors together: an ``App`` behind the gateway, the admin API and the pages."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+import tocsin
+from tocsin.app import App
+from tocsin.cli.context import Settings
+from tocsin.cli.keys import base_url
+from tocsin.config.load import load
+from tocsin.config.model import Config
+from tocsin.config.view import changed, flattened, without_password
+from tocsin.core.call import Role
+from tocsin.core.errors import StoreError
+from tocsin.core.interaction import Entry
+from tocsin.core.redact import Redactor
+from tocsin.dashboard import (
+    ROUTES,
+    DashboardDeps,
+    IssuedKey,
+    PolicyView,
+    SettingsView,
+    UpstreamView,
+    login_response,
+)
+from tocsin.dashboard import routes as page_routes
+from tocsin.gateway import admin, health, metrics, otlp, signin
+from tocsin.gateway.access import Access, Level, RouteRole, csrf_in, principal_in, session_in
+from tocsin.gateway.auth import Keyring, key_required, load_secret
+from tocsin.gateway.hosts import HostCheck
+from tocsin.gateway.server import Gateway
+from tocsin.gateway.sessions import LoginCodes, Sessions
+from tocsin.gateway.site import site
+
+_OWN_TABLE = (
+    RouteRole(path="/healthz", methods=("GET",), role="public"),
+    RouteRole(path="/readyz", methods=("GET",), role="public"),
+    RouteRole(path="/metrics", methods=("GET",), role="viewer"),
+    RouteRole(path=otlp.PATH, methods=("POST",), role="caller"),
+    RouteRole(path="/login", methods=("GET", "POST"), role="public", page=True),
+    RouteRole(path="/logout", methods=("POST",), role="viewer", page=True),
+)
+
+
+class FrontDoor:
+    """Everything that a running Tocsin shows to the world, and what reloads it."""
+
+    def __init__(self, app: App, settings: Settings) -> None:
+        config = app.config
+        secret = load_secret(app.data_dir, settings.env)
+        self.app = app
+        self.settings = settings
+        self.base_url = base_url(config, config.server.port)
+        """Where clients on this machine reach it; set again once the port is known."""
+        self.keyring = Keyring(app.store, secret, app.clock, require_key=key_required(config))
+        self.codes = LoginCodes(app.data_dir, app.clock)
+        sessions = Sessions(self.keyring, secret, app.clock, hours=config.auth.session_hours)
+        self.access = Access.of(config, self.keyring, sessions)
+        self.metrics = metrics.Metrics()
+        self._sessions = sessions
+        app.watchers.append(self._count)
+        hosts = HostCheck.of(config)
+        self.gateway = Gateway(
+            runtime=app.runtime,
+            keyring=self.keyring,
+            hosts=hosts,
+            pages=site(access=self.access, hosts=hosts, routes=self._routes(), table=_table()),
+            clock=app.clock,
+            max_body_bytes=config.server.max_body_bytes,
+            start=_started(app.start),
+            stop=app.stop,
+        )
+
+    def redactor(self) -> Redactor:
+        """Takes every secret that this process was given out of what it logs."""
+        return Redactor(secrets_of(self.app.config, self.settings.env))
+
+    async def reload(self) -> admin.Reloaded:
+        """Read the settings again. Raises ``ConfigError``; then nothing has changed."""
+        old = self.app.config
+        new = load(self.settings.path, self.settings.env)
+        # What was said on the command line stays said.
+        new = new.model_copy(update={"server": _kept(old, new, self.settings)})
+        waiting = await self.app.reload(new)
+        names = changed(old, new)
+        needs = tuple(n for n in names if n.partition(".")[0] in waiting)
+        return admin.Reloaded(changed=names, needs_restart=needs)
+
+    # -- what the pages and the API are given --
+
+    def _routes(self) -> list[Any]:
+        app = self.app
+        return [
+            *health.routes(self._trouble),
+            *metrics.routes(self.metrics),
+            *otlp.routes(
+                otlp.OtlpDeps(
+                    ingest=app.ingest,
+                    behind=lambda: bool(app.recorder.behind),
+                    max_body_bytes=app.config.server.max_body_bytes,
+                )
+            ),
+            *admin.routes(
+                admin.AdminDeps(
+                    store=app.store,
+                    keyring=self.keyring,
+                    clock=app.clock,
+                    upstreams=self._upstreams,
+                    config_view=lambda: flattened(app.config),
+                    reload=self.reload,
+                )
+            ),
+            *signin.routes(
+                keyring=self.keyring,
+                sessions=self._sessions,
+                codes=self.codes,
+                login_page=login_response,
+            ),
+            *page_routes(self._dashboard()),
+        ]
+
+    def _dashboard(self) -> DashboardDeps:
+        return DashboardDeps(
+            store=self.app.store,
+            clock=self.app.clock,
+            settings=self._settings_view,
+            principal=principal_in,
+            csrf=csrf_in,
+            issue_key=self._issue_key,
+            revoke_key=self.keyring.revoke,
+            can_sign_out=lambda scope: session_in(scope) is not None,
+        )
+
+    def _issue_key(
+        self, name: str, role: Role, features: tuple[str, ...], expires: int | None, *, actor: str
+    ) -> IssuedKey:
+        made = self.keyring.issue(name, role, features=features, expires_at=expires, actor=actor)
+        return IssuedKey(id=made.row.id, name=made.row.name, secret=made.secret)
+
+    def _settings_view(self) -> SettingsView:
+        app, config = self.app, self.app.config
+        return SettingsView(
+            version=tocsin.__version__,
+            base_url=self.base_url,
+            data_dir=str(app.data_dir.absolute()),
+            store=without_password(config.store.url) or "SQLite in the data folder",
+            config_path=None if self.settings.path is None else str(self.settings.path),
+            upstreams=tuple(self._upstreams()),
+            policies=tuple(self._policies()),
+            config=tuple((name, _shown(value)) for name, value in flattened(config).items()),
+        )
+
+    def _upstreams(self) -> list[UpstreamView]:
+        config, env = self.app.config, self.settings.env
+        return [
+            UpstreamView(
+                name=name,
+                kind=upstream.kind,
+                base_url=upstream.base_url,
+                models=upstream.models,
+                **_state(upstream.api_key_env, env, self.app.router.stats.upstreams.get(name)),
+            )
+            for name, upstream in config.upstreams.items()
+        ]
+
+    def _policies(self) -> list[PolicyView]:
+        config = self.app.config
+        return [
+            PolicyView(
+                name=policy.name,
+                summary=(inspect.getdoc(policy) or "").partition("\n")[0],
+                mode=getattr(config.policies, policy.name, "enforce"),
+                failure=policy.failure,
+                features=tuple(
+                    (name, feature.policies[policy.name])
+                    for name, feature in config.features.items()
+                    if policy.name in feature.policies
+                ),
+            )
+            for policy in self.app.policies
+        ]
+
+    def _trouble(self) -> str | None:
+        """Why this process cannot take or record calls; ``None`` when it can."""
+        try:
+            self.app.store.ping()
+        except StoreError as error:
+            return self.redactor().text(str(error))
+        if self.app.recorder.behind:
+            return "the store is behind: records wait in the journal"
+        return None
+
+    def _count(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.metrics.observe(entry.interaction)
+
+
+def secrets_of(config: Config, env: Mapping[str, str]) -> list[str]:
+    """The values that must appear in no log: upstream keys, the server secret, a password."""
+    names = {"TOCSIN_SECRET", "TOCSIN_STORE_URL", config.otlp.headers_env}
+    names |= {upstream.api_key_env for upstream in config.upstreams.values()}
+    found = [env[name] for name in names if env.get(name)]
+    return [*found, config.store.url] if "@" in config.store.url else found
+
+
+def _table() -> tuple[RouteRole, ...]:
+    """Role of every route that is served."""
+    pages = tuple(
+        RouteRole(
+            path=page.path,
+            methods=page.methods,
+            role="public" if page.role == "anonymous" else cast(Level, page.role),
+            page=True,
+        )
+        for page in ROUTES
+    )
+    return _OWN_TABLE + admin.table() + pages
+
+
+def _started(start: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
+    async def run() -> None:
+        await start()
+
+    return run
+
+
+def _kept(old: Config, new: Config, settings: Settings) -> Any:
+    """The new ``[server]`` table with what options said in place of what the file says."""
+    return new.server.model_copy(
+        update={name: getattr(old.server, name) for name in settings.overridden}
+    )
+
+
+def _state(variable: str, env: Mapping[str, str], stats: Any) -> dict[str, Any]:
+    """An upstream's state in the words of the pages."""
+    if variable and not env.get(variable):
+        return {"state": "no key", "detail": f"{variable} is not set", "healthy": False}
+    if stats is None or not stats.attempts:
+        return {"state": "ready", "detail": "not used since the start"}
+    detail = f"{stats.attempts:,} attempts, {stats.failures:,} failed since the start"
+    if stats.failures >= stats.attempts:
+        return {"state": "failing", "detail": detail, "healthy": False}
+    return {"state": "ready", "detail": detail}
+
+
+def _shown(value: Any) -> str:
+    return "false" if value is None else msgspec.json.encode(value).decode()

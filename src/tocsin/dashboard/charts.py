@@ -1,0 +1,309 @@
+"""Charts as SVG: data in, markup out. Right with no script; the script adds the crosshair.
+
+Widths are fractions of the figure, so a chart fits any screen while its text keeps its size: bars
+and lines live in a nested ``<svg>`` that is stretched, labels stand beside it in percent. Colours
+are classes (``s1`` … ``s6``, ``ok``, ``look``, ``act``) of the stylesheet; no style attribute is
+written, a strict Content-Security-Policy would drop it.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from markupsafe import Markup, escape
+
+from tocsin.dashboard.scales import Axis, Scale
+
+THIN = 20
+"""Calls below which a step's p95 is no more than its slowest call."""
+_LABEL_GAP = 14
+_TOP, _BOTTOM = 8, 20
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """One stacked part of a bar chart; ``values`` has one number for each step of the axis."""
+
+    name: str
+    values: tuple[float, ...]
+    css: str
+
+
+class Band(msgspec.Struct, frozen=True, kw_only=True):
+    """A line with the band above it; ``None`` where nothing was measured."""
+
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+    weights: tuple[int, ...]
+    """Calls behind each step: below ``THIN`` it is drawn dashed, as too little data."""
+    names: tuple[str, str] = ("p50", "p95")
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """What every chart has besides its marks."""
+
+    id: str
+    title: str
+    answer: str = ""
+    """The figure's one number, beside its title."""
+    summary: str
+    """The chart in one or two sentences, for who cannot see it."""
+    axis: Axis
+    scale: Scale
+    height: int = 112
+    points: tuple[str, ...] = ()
+    """The crosshair's text for each step."""
+    href: str = ""
+    """Where a click on a step leads: ``since`` and ``until`` (or ``offset``) are added."""
+    note: str = ""
+    window: tuple[int, int] | None = None
+    """First and last step (from 0) of the part that the page shows."""
+
+
+def num(value: float) -> str:
+    """A coordinate, two decimals at most."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def stacked_bars(figure: Figure, layers: Sequence[Layer], *, label: bool = True) -> Markup:
+    """Bars over the axis, layers stacked from the first up; ``label`` names them at the right."""
+    inner = figure.height
+    base = [0.0] * figure.axis.steps
+    paths, ends = [], []
+    for layer in layers:
+        path = []
+        for i, value in enumerate(layer.values):
+            if value > 0:
+                low = figure.scale.height(base[i], inner)
+                tall = max(figure.scale.height(base[i] + value, inner) - low, 0.75)
+                y = inner - low - tall
+                path.append(f"M{num(i + 0.08)} {num(y)}h.84v{num(tall)}h-.84z")
+                base[i] += value
+        if path:
+            paths.append(f'<path class="{layer.css}" d="{"".join(path)}"/>')
+            ends.append((layer, _anchor(layer, layers, figure)))
+    marks = "".join(paths)
+    named = [(layer.name, layer.css, y) for layer, y in ends] if label else []
+    return _figure(figure, marks, _labels(named, inner))
+
+
+def _anchor(layer: Layer, layers: Sequence[Layer], figure: Figure) -> float:
+    """Where a layer's label points: the middle of its mark in its last bar."""
+    last = max(i for i, value in enumerate(layer.values) if value > 0)
+    below = 0.0
+    for other in layers:
+        if other is layer:
+            break
+        below += other.values[last]
+    middle = below + layer.values[last] / 2
+    return figure.height - figure.scale.height(middle, figure.height)
+
+
+def line_with_band(figure: Figure, band: Band) -> Markup:
+    """The lower series as a line, the room up to the higher one as a shade."""
+    marks: list[str] = []
+    for start, end, thin in _pieces(band):
+        low = [_point(figure, i, band.low[i]) for i in range(start, end)]
+        high = [_point(figure, i, band.high[i]) for i in range(start, end)]
+        css = " thin" if thin else ""
+        if end - start == 1:
+            x = start + 0.5
+            marks.append(f'<path class="band-edge{css}" d="M{num(x)} {low[0][1]}V{high[0][1]}"/>')
+            marks.append(f'<path class="dot s1" d="M{low[0][0]} {low[0][1]}h0"/>')
+            continue
+        there = "L".join(f"{x} {y}" for x, y in high)
+        back = "L".join(f"{x} {y}" for x, y in reversed(low))
+        line = "L".join(f"{x} {y}" for x, y in low)
+        marks.append(f'<path class="band{css}" d="M{there}L{back}z"/>')
+        marks.append(f'<path class="band-edge{css}" d="M{there}"/>')
+        marks.append(f'<path class="line s1{css}" d="M{line}"/>')
+    labels = []
+    known = [i for i, value in enumerate(band.low) if value is not None]
+    if known:
+        for name, series in zip(band.names, (band.low, band.high), strict=True):
+            value = series[known[-1]] or 0.0
+            labels.append((name, "", figure.height - figure.scale.height(value, figure.height)))
+    return _figure(figure, "".join(marks), _labels(labels, figure.height))
+
+
+def _point(figure: Figure, i: int, value: float | None) -> tuple[str, str]:
+    y = figure.height - figure.scale.height(value or 0.0, figure.height)
+    return num(i + 0.5), num(y)
+
+
+def _pieces(band: Band) -> list[tuple[int, int, bool]]:
+    """Unbroken stretches ``(start, end, thin)``; a change of thinness shares its joint."""
+    found: list[tuple[int, int, bool]] = []
+    start: int | None = None
+    count = len(band.low)
+    for i in range(count + 1):
+        here = i < count and band.low[i] is not None and band.high[i] is not None
+        if start is None:
+            start = i if here else None
+            continue
+        thin = band.weights[start] < THIN
+        if not here:
+            found.append((start, i, thin))
+            start = None
+        elif (band.weights[i] < THIN) != thin:
+            found.append((start, i + 1 if thin else i, thin))
+            start = i if thin else i - 1 if i - 1 > start else i
+    return found
+
+
+def area(figure: Figure, values: Sequence[float | None], bad: Sequence[bool] = ()) -> Markup:
+    """One series as a filled line over a run's steps; steps that went badly marked below."""
+    marks, start = [], None
+    for i in range(len(values) + 1):
+        known = i < len(values) and values[i] is not None
+        if known and start is None:
+            start = i
+        elif not known and start is not None:
+            marks.append(_filled(figure, values, start, i))
+            start = None
+    ticks = "".join(f"M{num(i + 0.5)} {figure.height - 6}v6" for i, b in enumerate(bad) if b)
+    if ticks:
+        marks.append(f'<path class="bad-mark" d="{ticks}"/>')
+    return _figure(figure, "".join(marks), "")
+
+
+def _filled(figure: Figure, values: Sequence[float | None], start: int, end: int) -> str:
+    tops = []
+    for i in range(start, end):
+        y = num(figure.height - figure.scale.height(values[i] or 0.0, figure.height))
+        tops.append(f"{i} {y}H{i + 1}")
+    line = "L".join(tops)
+    fill = f'<path class="fill s1" d="M{start} {figure.height}L{line}V{figure.height}z"/>'
+    return f'{fill}<path class="line s1" d="M{line}"/>'
+
+
+def _figure(figure: Figure, marks: str, labels: str) -> Markup:
+    """The frame: caption, grid, axis, and the stretched part that holds ``marks``."""
+    axis, inner = figure.axis, figure.height
+    total = inner + _TOP + _BOTTOM
+    grid = []
+    for tick in figure.scale.ticks:
+        y = num(_TOP + inner - tick.pos * inner)
+        grid.append(f'<line x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+        grid.append(f'<text class="y" x="-8" y="{y}" dy=".32em">{escape(tick.label)}</text>')
+    window = ""
+    if figure.window is not None:
+        first, last = figure.window
+        wide = last - first + 1
+        window = f'<rect class="window" x="{first}" y="0" width="{wide}" height="{inner}"/>'
+    body = (
+        f'<g class="grid">{"".join(grid)}</g>'
+        f'<svg class="marks" x="0" y="{_TOP}" width="100%" height="{inner}" '
+        f'viewBox="0 0 {num((axis.end - axis.start) / axis.step)} {inner}" '
+        f'preserveAspectRatio="none">{window}{marks}</svg>'
+        f'<g class="x">{_ticks(axis, total)}</g>{labels}'
+    )
+    data = (
+        f'data-axis="{axis.kind}" data-start="{axis.start}" data-end="{axis.end}" '
+        f'data-step="{axis.step}" data-top="{_TOP}" data-inner="{inner}" '
+        f'data-href="{escape(figure.href)}" '
+        f'data-points="{escape(msgspec.json.encode(figure.points).decode())}"'
+    )
+    note = f'<p class="chart-note">{escape(figure.note)}</p>' if figure.note else ""
+    name = escape(figure.id)
+    return Markup(  # noqa: S704 - every text above went through escape
+        f'<figure class="chart" {data}><figcaption><span class="chart-title">'
+        f"{escape(figure.title)}</span> <b>{escape(figure.answer)}</b> "
+        f'<output class="readout" aria-live="off"></output></figcaption>'
+        f'<svg class="plot{" labelled" if labels else ""}" role="img" height="{total}" '
+        f'aria-labelledby="{name}-t {name}-d"><title id="{name}-t">{escape(figure.title)}</title>'
+        f'<desc id="{name}-d">{escape(figure.summary)}</desc>{body}</svg>{note}</figure>'
+    )
+
+
+def _ticks(axis: Axis, total: int) -> str:
+    found = []
+    for i, tick in enumerate(axis.ticks):
+        odd = " odd" if i % 2 else ""
+        edge = " last" if tick.pos > 0.97 else ""
+        at = f' data-at="{int(tick.at)}"' if axis.kind == "time" else ""
+        found.append(
+            f'<text class="tick{odd}{edge}" x="{num(100 * tick.pos)}%" y="{total - 4}"{at}>'
+            f"{escape(tick.label)}</text>"
+        )
+    return "".join(found)
+
+
+def _labels(labels: Sequence[tuple[str, str, float]], inner: int) -> str:
+    """Names at the right edge beside what they name, pushed apart until none overlaps."""
+    placed: list[tuple[str, str, float]] = []
+    for name, css, y in sorted(labels, key=lambda label: label[2]):
+        low = placed[-1][2] + _LABEL_GAP if placed else 4.0
+        placed.append((name, css, max(y, low)))
+    floor = float(inner - 2)
+    for i in range(len(placed) - 1, -1, -1):
+        name, css, y = placed[i]
+        placed[i] = (name, css, min(y, floor))
+        floor = placed[i][2] - _LABEL_GAP
+    texts = []
+    for name, css, y in placed:
+        short = name if len(name) <= 13 else name[:12] + "…"
+        mark = (
+            f'<svg x="100%" y="{num(_TOP + y - 4)}" width="16" height="8" class="key-mark">'
+            f'<rect class="{css}" x="6" width="8" height="8"/></svg>'
+            if css
+            else ""
+        )
+        texts.append(
+            f'{mark}<text class="direct" x="100%" dx="{18 if css else 6}" '
+            f'y="{num(_TOP + y)}" dy=".32em">{escape(short)}</text>'
+        )
+    return "".join(texts)
+
+
+def sparkline(values: Sequence[float], label: str, bad: Sequence[float] = ()) -> Markup:
+    """A row's small bar chart from zero, with its bad part on top of each bar."""
+    top = max(values, default=0.0) or 1.0
+    good, ill = [], []
+    for i, value in enumerate(values):
+        tall = max(20 * value / top, 1.0 if value else 0.0)
+        part = min(20 * bad[i] / top, tall) if i < len(bad) else 0.0
+        if part and part < 2:
+            part = min(2.0, tall)
+        if tall - part > 0:
+            good.append(f"M{num(i + 0.1)} 20v-{num(tall - part)}h.8v{num(tall - part)}z")
+        if part:
+            ill.append(f"M{num(i + 0.1)} {num(20 - tall)}h.8v{num(part)}h-.8z")
+    red = f'<path class="act" d="{"".join(ill)}"/>' if ill else ""
+    return Markup(  # noqa: S704 - numbers, and a label that went through escape
+        f'<svg class="spark" role="img" aria-label="{escape(label)}" viewBox="0 0 '
+        f'{max(len(values), 1)} 20" preserveAspectRatio="none">'
+        f'<path class="s1" d="{"".join(good)}"/>{red}</svg>'
+    )
+
+
+def share_bar(parts: Sequence[tuple[str, float, str]], label: str) -> Markup:
+    """A thin bar split by share; what is there but tiny still gets a visible part."""
+    total = sum(value for _, value, _ in parts)
+    if total <= 0:
+        return Markup("")
+    wide = [(css, max(100 * value / total, 1.5)) for _, value, css in parts if value > 0]
+    scale = 100 / sum(share for _, share in wide)
+    x, rects = 0.0, []
+    for css, share in wide:
+        rects.append(
+            f'<rect class="{css}" x="{num(x)}%" width="{num(share * scale)}%" height="100%"/>'
+        )
+        x += share * scale
+    return Markup(  # noqa: S704 - numbers, and a label that went through escape
+        f'<svg class="share" role="img" aria-label="{escape(label)}">{"".join(rects)}</svg>'
+    )
+
+
+def span_bar(start: float, end: float, css: str, split: float | None = None) -> Markup:
+    """One row of a waterfall: a bar from ``start`` to ``end`` (fractions of the row's width).
+
+    ``split`` divides waiting for the first chunk (pale) from the answer arriving (full).
+    """
+    # Thinner than this nobody sees it, and what is there must be seen.
+    x, wide = 100 * min(start, 0.994), max(100 * (end - start), 0.6)
+    wait = ""
+    if split is not None and start < split < end:
+        wait = f'<rect class="wait" x="{num(x)}%" width="{num(100 * (split - start))}%"/>'
+    return Markup(  # noqa: S704 - numbers and class names from our own code
+        f'<svg class="bar" aria-hidden="true"><rect class="{css}" x="{num(x)}%" '
+        f'width="{num(wide)}%"/>{wait}</svg>'
+    )

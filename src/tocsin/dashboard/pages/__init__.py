@@ -1,0 +1,1 @@
+"""One module per page: read the store, shape what the template shows."""

@@ -1,0 +1,136 @@
+"""Overview: how are the features doing?"""
+
+from typing import Any
+
+import msgspec
+from markupsafe import Markup
+from starlette.responses import Response
+
+from tocsin.core.outcome import OUTCOMES
+from tocsin.dashboard import charts, filters, fmt, render, scales, series
+from tocsin.dashboard.filters import Query
+from tocsin.dashboard.view import View
+from tocsin.store.api import FeatureSummary, Overview, SpendRow
+
+_ROWS = 12
+"""Features shown before "all"."""
+
+
+class FeatureRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the table of features."""
+
+    summary: FeatureSummary
+    bad: int
+    spark: Markup
+    bar: Markup
+    words: tuple[tuple[str, str, str], ...]
+    """Outcomes that are worth a word: (tone, text, link)."""
+
+
+async def overview(view: View) -> Response:
+    """The features over a time range, or one of them with ``?feature=``."""
+    query = filters.parse(view.request.query_params, view.now, default_range="24h")
+    data: Overview = await view.read(view.deps.store.overview, query.where)
+    if not data.total.calls:
+        return await _empty(view, query)
+    everything = view.request.query_params.get("all") == "1"
+    context = await view.read(_context, data, query, everything)
+    if query.get("feature"):
+        context["models"] = await view.read(_models, view, query)
+    return await view.page("overview.html", section="overview", query=query, **context)
+
+
+def _context(data: Overview, query: Query, everything: bool) -> dict[str, Any]:
+    axis = scales.time_axis(data.since, data.until, data.bucket_us)
+    buckets = series.on(axis, data.total.series)
+    drawn = [
+        series.calls_chart(axis, buckets, query),
+        series.latency_chart(axis, buckets, query, first_chunk=True),
+        series.latency_chart(axis, buckets, query, first_chunk=False),
+        series.spend_chart(axis, buckets, query),
+    ]
+    features = sorted(data.features, key=lambda f: -f.calls)
+    shown = features if everything else features[:_ROWS]
+    return {
+        "data": data,
+        "bad": bad_calls(data.total),
+        "answer": _answer(data, features),
+        "charts": [chart for chart in drawn if chart is not None],
+        "rows": [_row(axis, feature, query) for feature in shown],
+        "hidden": len(features) - len(shown),
+        "models": None,
+    }
+
+
+def bad_calls(feature: FeatureSummary) -> int:
+    """Calls that ended neither complete nor truncated."""
+    return sum(feature.outcomes.get(outcome, 0) for outcome in filters.BAD_OUTCOMES)
+
+
+def _answer(data: Overview, features: list[FeatureSummary]) -> str:
+    """The page's question answered in a sentence, from counts alone."""
+    total, bad = data.total, bad_calls(data.total)
+    calls = fmt.plural(total.calls, "call")
+    if not bad:
+        return f"All {calls} ended well." if total.calls > 1 else "The one call ended well."
+    share = fmt.percent(bad, total.calls)
+    head = f"{fmt.count(bad)} of {calls} ended badly ({share})."
+    if len(features) < 2:
+        return head
+    worst = max(features, key=bad_calls)
+    return (
+        f"{head} Most of them in {fmt.one_line(worst.feature, 60)}: "
+        f"{fmt.count(bad_calls(worst))} of {fmt.count(worst.calls)}."
+    )
+
+
+def _row(axis: scales.Axis, feature: FeatureSummary, query: Query) -> FeatureRow:
+    counts = [(o, feature.outcomes.get(o, 0)) for o in OUTCOMES if feature.outcomes.get(o)]
+    words = [
+        (
+            render.tone(outcome),
+            f"{fmt.count(number)} {outcome}",
+            query.link("/calls", feature=feature.feature, outcome=outcome),
+        )
+        for outcome, number in counts
+        if outcome != "complete"
+    ]
+    parts = [(outcome, float(number), render.tone(outcome)) for outcome, number in counts]
+    said = ", ".join(f"{outcome} {fmt.percent(n, feature.calls)}" for outcome, n, _ in parts)
+    return FeatureRow(
+        summary=feature,
+        bad=bad_calls(feature),
+        spark=series.feature_spark(axis, feature),
+        bar=charts.share_bar(parts, said),
+        words=tuple(sorted(words, key=lambda w: w[0])),
+    )
+
+
+def _models(view: View, query: Query) -> tuple[SpendRow, ...]:
+    """What one feature's calls went to, by model."""
+    return view.deps.store.spend(query.where, "model", buckets=1, top=12).rows
+
+
+async def _empty(view: View, query: Query) -> Response:
+    """No calls in the range: say where there are some, or how to make the first."""
+    stats = await view.read(view.deps.store.stats)
+    newest = stats.newest_at
+    elsewhere = None
+    if newest is not None:
+        span = (query.until or view.now) - (query.since or 0)
+        span = min(span, 30 * 24 * filters.HOUR)
+        elsewhere = filters.build(
+            "/",
+            {
+                **dict(query.fields),
+                "since": fmt.iso(newest - span),
+                "until": fmt.iso(newest + 1_000_000),
+            },
+        )
+    return await view.page(
+        "overview_empty.html",
+        section="overview",
+        query=query,
+        newest=newest,
+        elsewhere=elsewhere,
+    )

@@ -1,0 +1,146 @@
+"""Axes: where a value stands, and which round values get a tick. Pure arithmetic."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from tocsin.dashboard import fmt
+
+_MINUTE = 60_000_000
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+_TIME_STEPS = (
+    _MINUTE,
+    2 * _MINUTE,
+    5 * _MINUTE,
+    10 * _MINUTE,
+    15 * _MINUTE,
+    30 * _MINUTE,
+    _HOUR,
+    2 * _HOUR,
+    3 * _HOUR,
+    6 * _HOUR,
+    12 * _HOUR,
+    _DAY,
+    2 * _DAY,
+    7 * _DAY,
+    14 * _DAY,
+    28 * _DAY,
+    91 * _DAY,
+    364 * _DAY,
+)
+_MOST_TICKS = 8
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """A labelled place on an axis. ``at`` is the value, ``pos`` its fraction of the length."""
+
+    at: float
+    pos: float
+    label: str
+
+
+class Axis(msgspec.Struct, frozen=True, kw_only=True):
+    """The horizontal axis that all charts of a page share: ``steps`` equal steps."""
+
+    start: int
+    end: int
+    step: int
+    """Width of one step, in the axis's unit (microseconds, or calls of a run)."""
+    ticks: tuple[Tick, ...]
+    kind: str
+    """``time`` (microseconds since the epoch) or ``steps`` (numbers of calls, from 1)."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps the axis has, at least one."""
+        return max(1, math.ceil((self.end - self.start) / self.step))
+
+    def index(self, at: int) -> int:
+        """The step that holds ``at``; may lie outside of the axis."""
+        return (at - self.start) // self.step
+
+
+def time_axis(since: int, until: int, bucket_us: int) -> Axis:
+    """The axis of a time range. The first step starts at the bucket that holds ``since``."""
+    start, end = since, max(until, since + bucket_us)
+    span = end - start
+    step = next((s for s in _TIME_STEPS if span / s <= _MOST_TICKS), 364 * _DAY)
+    first = -(-start // step) * step
+    places = range(first, end + 1, step)
+    ticks = tuple(
+        Tick(at, (at - start) / span, time_label(at, step)) for at in list(places)[:_MOST_TICKS]
+    )
+    return Axis(start=start, end=end, step=bucket_us, ticks=ticks, kind="time")
+
+
+def time_label(at: int, step: int) -> str:
+    """How a tick on a time axis reads, in UTC; midnight reads as the date."""
+    moment = datetime.fromtimestamp(at / 1_000_000, UTC)
+    if step >= 91 * _DAY:
+        return f"{moment:%b %Y}"
+    if step >= _DAY or at % _DAY == 0:
+        return f"{moment.day} {moment:%b}"
+    return f"{moment:%H:%M}"
+
+
+def step_axis(total: int, most: int = 500) -> Axis:
+    """The axis of a run's calls, bucketed so that at most ``most`` steps are drawn."""
+    step = max(1, math.ceil(total / most))
+    gap = nice_step(max(total, 1), 6)
+    spots = [1, *range(int(max(gap, 1)), total + 1, int(max(gap, 1)))]
+    ticks = [
+        Tick(at, (at - 0.5) / max(total, 1), fmt.count(at))
+        for at in dict.fromkeys(spots)
+        if at == 1 or (at - 1) / max(total, 1) > 0.05
+    ]
+    return Axis(start=1, end=total + 1, step=step, ticks=tuple(ticks), kind="steps")
+
+
+def nice_step(top: float, parts: int) -> float:
+    """The smallest of 1, 2, 5 × 10ⁿ of which ``parts`` reach ``top``."""
+    if top <= 0:
+        return 1
+    raw = top / parts
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999999)
+
+
+class Scale(msgspec.Struct, frozen=True, kw_only=True):
+    """The vertical axis, from zero to ``top``."""
+
+    top: float
+    ticks: tuple[Tick, ...]
+
+    def height(self, value: float, pixels: float) -> float:
+        """How many pixels above zero ``value`` stands."""
+        return min(value, self.top) / self.top * pixels
+
+
+def counts(top: float) -> Scale:
+    """A scale of whole things."""
+    return _scale(top, max(1.0, nice_step(top, 3)), lambda v: fmt.tokens(round(v)))
+
+
+def nanos(top: float) -> Scale:
+    """A scale of money in nano US dollars."""
+    return _scale(top, nice_step(top, 3), lambda v: fmt.money(round(v)))
+
+
+def durations(top: float) -> Scale:
+    """A scale of microseconds: decimal below a minute, then round minutes, hours, days."""
+    if top < _MINUTE:
+        return _scale(top, nice_step(max(top, 1.0), 3), fmt.duration)
+    steps = [m * _MINUTE for m in (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 360, 720, 1440, 2880)]
+    step = next((s for s in steps if top / s <= 3), nice_step(top / _DAY, 3) * _DAY)
+    return _scale(top, step, fmt.duration)
+
+
+def _scale(top: float, step: float, label: Callable[[float], str]) -> Scale:
+    parts = max(1, math.ceil(top / step - 1e-9))
+    ticks = [
+        Tick(i * step, i / parts, "0" if i == 0 else label(i * step)) for i in range(parts + 1)
+    ]
+    return Scale(top=parts * step, ticks=tuple(ticks))

@@ -1,0 +1,421 @@
+"""A run as a story: what is new in each call, which tools ran, where time went.
+
+Tool executions are not reported by plain API traffic; they are read from the messages. An assistant
+asks for a tool in one call and the result stands among the new messages of a later one: the time
+between the two is the tool's, as seen from here.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import msgspec
+
+from tocsin.core.interaction import SPAN_OPERATIONS, Interaction
+from tocsin.core.messages import Hash, Message, ToolCall, link
+from tocsin.dashboard import conversation, fmt
+from tocsin.store.api import Store
+
+STEPS_PER_PAGE = 100
+_PAUSE_SHARE = 0.04
+_PAUSE_US = 500_000
+_PAUSE_WIDTH = 0.012
+
+
+class StepMessages(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages that one call adds to the run."""
+
+    new: tuple[Message, ...] = ()
+    output: Message | None = None
+    missing: bool = False
+    """Whether content was stored but is gone (retention) or was never kept."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the waterfall. ``start`` … ``end`` are fractions of its width."""
+
+    kind: Literal["call", "span", "tool", "pause"]
+    label: str
+    number: int | None = None
+    """The step's number in the run, from 1."""
+    href: str = ""
+    depth: int = 0
+    start: float = 0.0
+    end: float = 0.0
+    split: float | None = None
+    duration_us: int = 0
+    offset_us: int = 0
+    """When it began, since the page's first step."""
+    context: int | None = None
+    output: int | None = None
+    cost_nano_usd: int | None = None
+    outcome: str = ""
+    css: str = "s1"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of the run with what it adds to the conversation."""
+
+    number: int
+    interaction: Interaction
+    turns: tuple[conversation.Turn, ...]
+    answer: conversation.Turn | None
+    missing: bool
+    depth: int
+    resent: int
+    """Messages of this call that earlier steps have shown and that are not shown again."""
+    repeats: int | None = None
+    """The earlier step whose answer this one's repeats word for word."""
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a run."""
+
+    rows: tuple[Row, ...]
+    steps: tuple[Step, ...]
+    ticks: tuple[tuple[float, str], ...]
+    span_us: int
+
+
+# -- messages --
+
+
+def load(store: Store, steps: Sequence[Interaction]) -> list[StepMessages]:
+    """What each step adds. Steps that continue each other are read from one history."""
+    found: dict[str, StepMessages] = {}
+    by_id = {step.id: step for step in steps}
+    for step in reversed(steps):
+        if step.id in found:
+            continue
+        line = [step]
+        while (parent := by_id.get(line[-1].parent_id or "")) is not None and (
+            parent.id not in found
+            and parent not in line
+            and parent.input_messages <= line[-1].input_messages
+            and parent.input_node is not None
+        ):
+            line.append(parent)
+        line.reverse()
+        found.update(_load_line(store, line) if len(line) > 1 else {})
+        for lone in line:
+            if lone.id not in found:
+                found[lone.id] = _load_one(store, lone)
+    return [found[step.id] for step in steps]
+
+
+def _load_line(store: Store, line: Sequence[Interaction]) -> dict[str, StepMessages]:
+    """The messages of steps that each extend the one before; those that do not are left out."""
+    last = line[-1]
+    tip = last.output_node or last.input_node
+    if tip is None:
+        return {}
+    total = last.input_messages + (last.output_node is not None)
+    base = min(step.input_messages - step.new_messages for step in line)
+    history = store.history(tip, last=total - base)
+    if len(history) != total - base:
+        return {}
+    nodes = _nodes_from(line[0], history, base)
+    found = {}
+    for step in line:
+        at = step.input_messages - base
+        if nodes.get(at) != step.input_node:
+            continue
+        output = history[at] if at < len(history) else None
+        if step.output_node is None or nodes.get(at + 1) != step.output_node:
+            if step.output_node is not None:
+                continue
+            output = None
+        new = tuple(history[max(at - step.new_messages, 0) : at])
+        found[step.id] = StepMessages(new=new, output=output)
+    return found
+
+
+def _nodes_from(first: Interaction, history: Sequence[Message], base: int) -> dict[int, Hash]:
+    """Node after the first ``n`` messages of ``history``, from the first step's input on."""
+    at = first.input_messages - base
+    node = first.input_node
+    if node is None or at < 0:
+        return {}
+    nodes = {at: node}
+    for i in range(at, len(history)):
+        node = link(node, history[i].hash)
+        nodes[i + 1] = node
+    return nodes
+
+
+def _load_one(store: Store, step: Interaction) -> StepMessages:
+    tip = step.output_node or step.input_node
+    if tip is None:
+        return StepMessages()
+    answered = step.output_node is not None
+    wanted = step.new_messages + answered
+    history = store.history(tip, last=wanted) if wanted else []
+    if len(history) < wanted:
+        return StepMessages(missing=True)
+    return StepMessages(
+        new=tuple(history[: step.new_messages]), output=history[-1] if answered else None
+    )
+
+
+# -- the story --
+
+
+class _Tool(msgspec.Struct, kw_only=True):
+    """A tool execution: asked for by one step, answered by another."""
+
+    asked: int
+    call: ToolCall
+    start: int
+    end: int | None = None
+
+
+def tell(
+    first_number: int,
+    steps: Sequence[Interaction],
+    messages: Sequence[StepMessages],
+    following: tuple[Interaction, StepMessages] | None = None,
+    *,
+    shown: int = conversation.SHOWN,
+) -> Story:
+    """A page of the run. ``following`` is the first step of the next page, which brings results."""
+    depths = _depths(steps)
+    tools = _tools(steps, messages, following)
+    told = _steps(first_number, steps, messages, depths, shown)
+    if not steps:
+        return Story(rows=(), steps=(), ticks=(), span_us=0)
+    origin = min(step.started_at for step in steps)
+    spans = [(step.started_at, step.started_at + step.duration_us) for step in steps]
+    spans += [(tool.start, tool.end) for tool in tools if tool.end is not None]
+    clock = Timeline(spans)
+    rows: list[Row] = []
+    busy_until = origin
+    for i, step in enumerate(steps):
+        if step.started_at - busy_until > clock.pause:
+            rows.append(_pause(busy_until, step.started_at, clock, origin))
+        rows.append(_call_row(first_number + i, step, depths[i], clock, origin))
+        mine = [tool for tool in tools if tool.asked == i]
+        rows += [_tool_row(tool, depths[i] + 1, clock, origin) for tool in mine]
+        ends = [step.started_at + step.duration_us, *(t.end for t in mine if t.end is not None)]
+        busy_until = max(busy_until, *ends)
+    return Story(
+        rows=tuple(rows), steps=tuple(told), ticks=clock.ticks(), span_us=clock.end - origin
+    )
+
+
+def _depths(steps: Sequence[Interaction]) -> list[int]:
+    """How deep each step is nested: below a span of an agent or workflow that contains it."""
+    by_id = {step.id: i for i, step in enumerate(steps)}
+    depths: list[int] = []
+    for i, step in enumerate(steps):
+        at = by_id.get(step.parent_id or "")
+        if at is None or at >= i:
+            depths.append(0)
+        else:
+            depths.append(min(depths[at] + (steps[at].operation in SPAN_OPERATIONS), 8))
+    return depths
+
+
+def _tools(
+    steps: Sequence[Interaction],
+    messages: Sequence[StepMessages],
+    following: tuple[Interaction, StepMessages] | None,
+) -> list[_Tool]:
+    """Tool executions read from messages; none where a trace reports them itself."""
+    if any(step.operation == "execute_tool" for step in steps):
+        return []
+    open_calls: dict[str, _Tool] = {}
+    found: list[_Tool] = []
+    for i, (step, said) in enumerate(zip(steps, messages, strict=True)):
+        _answer(open_calls, step, said)
+        for asked in said.output.calls if said.output is not None else ():
+            tool = _Tool(asked=i, call=asked, start=step.started_at + step.duration_us)
+            found.append(tool)
+            open_calls[asked.id] = tool
+    if following is not None:
+        _answer(open_calls, *following)
+    return found
+
+
+def _answer(open_calls: dict[str, _Tool], step: Interaction, said: StepMessages) -> None:
+    for message in said.new:
+        for answered in message.answers:
+            tool = open_calls.pop(answered, None)
+            if tool is not None:
+                tool.end = max(step.started_at, tool.start)
+
+
+def _steps(
+    first_number: int,
+    steps: Sequence[Interaction],
+    messages: Sequence[StepMessages],
+    depths: Sequence[int],
+    shown: int,
+) -> list[Step]:
+    seen: dict[Hash, int] = {}
+    said: dict[str, int] = {}
+    told = []
+    for i, (step, found) in enumerate(zip(steps, messages, strict=True)):
+        number = first_number + i
+        fresh = [m for m in found.new if m.hash not in seen]
+        turns = [_mark(conversation.read(m, shown=shown), said, number) for m in fresh]
+        answer = None
+        if found.output is not None:
+            answer = _mark(conversation.read(found.output, shown=shown), said, number)
+        for message in (*found.new, *((found.output,) if found.output else ())):
+            seen.setdefault(message.hash, number)
+        told.append(
+            Step(
+                number=number,
+                interaction=step,
+                turns=tuple(turns),
+                answer=answer,
+                missing=found.missing,
+                depth=depths[i],
+                resent=max(0, step.input_messages - len(turns)) if not found.missing else 0,
+                repeats=_whole_repeat(answer),
+            )
+        )
+    return told
+
+
+def _mark(turn: conversation.Turn, said: dict[str, int], number: int) -> conversation.Turn:
+    """The turn with parts that an earlier step said in the same words marked so."""
+    parts = []
+    for part in turn.parts:
+        before = said.setdefault(part.key, number) if part.key else number
+        changed = before != number
+        parts.append(msgspec.structs.replace(part, same_as=before) if changed else part)
+    return conversation.Turn(role=turn.role, parts=tuple(parts))
+
+
+def _whole_repeat(answer: conversation.Turn | None) -> int | None:
+    if answer is None or not answer.parts:
+        return None
+    before = {part.same_as for part in answer.parts}
+    return before.pop() if len(before) == 1 else None
+
+
+# -- the waterfall --
+
+
+class Timeline:
+    """Time → fraction of the width, with long pauses shortened so that work stays visible."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        busy = _merged(spans)
+        self.start, self.end = busy[0][0], busy[-1][1]
+        worked = sum(b - a for a, b in busy)
+        self.pause = max(int(worked * _PAUSE_SHARE), _PAUSE_US)
+        gaps = [b[0] - a[1] for a, b in pairwise(busy)]
+        long = sum(gap > self.pause for gap in gaps)
+        kept = worked + sum(gap for gap in gaps if gap <= self.pause)
+        narrow = min(_PAUSE_WIDTH, 0.25 / long) if long else 0.0
+        scale = (1 - narrow * long) / max(kept, 1)
+        self._pieces: list[tuple[int, int, float, float]] = []
+        x = 0.0
+        for i, (a, b) in enumerate(busy):
+            self._pieces.append((a, b, x, scale))
+            x += (b - a) * scale
+            if i < len(gaps):
+                wide = narrow if gaps[i] > self.pause else gaps[i] * scale
+                self._pieces.append((b, busy[i + 1][0], x, wide / max(gaps[i], 1)))
+                x += wide
+
+    def at(self, us: int) -> float:
+        """Where an instant stands, from 0 to 1."""
+        place = 0.0
+        for a, b, x, scale in self._pieces:
+            if us < a:
+                break
+            place = x + (min(us, b) - a) * scale
+        return min(max(place, 0.0), 1.0)
+
+    def ticks(self) -> tuple[tuple[float, str], ...]:
+        """A few places with the time since the start; after a pause the clock has jumped on."""
+        found: list[tuple[float, str]] = []
+        spots = [self.start + (self.end - self.start) * i // 4 for i in range(5)]
+        jumps = [a for a, _, _, _ in self._pieces[::2]]
+        for us in sorted({*spots, *jumps} if len(self._pieces) > 1 else set(spots)):
+            x = self.at(us)
+            if not found or x - found[-1][0] > 0.2:
+                found.append((x, fmt.duration(us - self.start) if us > self.start else "0"))
+        return tuple(t for t in found if t[0] <= 0.9)
+
+
+def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for a, b in sorted(spans):
+        if found and a <= found[-1][1]:
+            found[-1] = (found[-1][0], max(b, found[-1][1]))
+        else:
+            found.append((a, b))
+    return found
+
+
+def _call_row(number: int, step: Interaction, depth: int, clock: Timeline, origin: int) -> Row:
+    end = step.started_at + step.duration_us
+    is_span = step.operation in SPAN_OPERATIONS
+    first = step.first_chunk_us
+    return Row(
+        kind="span" if is_span else "call",
+        label=fmt.one_line(step_label(step), 60),
+        number=number,
+        href=f"#step-{number}",
+        depth=depth,
+        start=clock.at(step.started_at),
+        end=clock.at(end),
+        split=clock.at(step.started_at + first) if first is not None else None,
+        duration_us=step.duration_us,
+        offset_us=step.started_at - origin,
+        context=step.usage.input_tokens,
+        output=step.usage.output_tokens,
+        cost_nano_usd=step.cost_nano_usd,
+        outcome=step.outcome,
+        css="s1" if step.outcome == "complete" else "bad",
+    )
+
+
+def step_label(step: Interaction) -> str:
+    """What a step is called: its model, or the tool or agent that a trace names."""
+    if step.operation in SPAN_OPERATIONS:
+        named = step.attributes.get("gen_ai.tool.name") or step.agent or ""
+        return f"{step.operation.replace('_', ' ')} {named}".strip()
+    return step.response_model or step.request_model or step.operation
+
+
+def _tool_row(tool: _Tool, depth: int, clock: Timeline, origin: int) -> Row:
+    name = fmt.one_line(tool.call.name, 60) or "tool"
+    start = clock.at(tool.start)
+    if tool.end is None:
+        return Row(
+            kind="tool",
+            label=name,
+            depth=depth,
+            start=start,
+            end=start,
+            offset_us=tool.start - origin,
+            outcome="no result",
+            css="open",
+        )
+    return Row(
+        kind="tool",
+        label=name,
+        depth=depth,
+        start=start,
+        end=clock.at(tool.end),
+        duration_us=tool.end - tool.start,
+        offset_us=tool.start - origin,
+        css="tool",
+    )
+
+
+def _pause(start: int, end: int, clock: Timeline, origin: int) -> Row:
+    return Row(
+        kind="pause",
+        label=f"{fmt.duration(end - start)} until the next call",
+        start=clock.at(start),
+        end=clock.at(end),
+        duration_us=end - start,
+        offset_us=start - origin,
+        css="pause",
+    )

@@ -1,0 +1,47 @@
+"""The truth and what is derived from it: the only package that knows a database."""
+
+from tocsin.store.api import (
+    AuditRow,
+    Bucket,
+    FeatureSummary,
+    Filter,
+    KeyRow,
+    Known,
+    Overview,
+    Page,
+    Problem,
+    Progress,
+    RunRow,
+    RunSort,
+    Spend,
+    SpendBy,
+    SpendRow,
+    Stats,
+    StepPoint,
+    Store,
+    Swept,
+)
+from tocsin.store.opening import open_store
+
+__all__ = [
+    "AuditRow",
+    "Bucket",
+    "FeatureSummary",
+    "Filter",
+    "KeyRow",
+    "Known",
+    "Overview",
+    "Page",
+    "Problem",
+    "Progress",
+    "RunRow",
+    "RunSort",
+    "Spend",
+    "SpendBy",
+    "SpendRow",
+    "Stats",
+    "StepPoint",
+    "Store",
+    "Swept",
+    "open_store",
+]

@@ -1,0 +1,183 @@
+-- The whole schema as of the newest migration, in SQLite's words; dialect.py says what PostgreSQL
+-- calls them. A test holds this file and the migrations together.
+
+-- Next numbers to hand out. One row; whoever appends holds it for the length of a transaction.
+CREATE TABLE head (
+    only_row INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    content INTEGER NOT NULL,
+    pack INTEGER NOT NULL,
+    epoch INTEGER NOT NULL
+);
+
+INSERT INTO head (only_row, seq, run, content, pack, epoch) VALUES (1, 0, 0, 0, 0, 0);
+
+-- Many small things compressed together: records, or contents.
+CREATE TABLE packs (
+    id INTEGER PRIMARY KEY,
+    codec INTEGER NOT NULL,
+    live INTEGER NOT NULL,
+    data BLOB NOT NULL
+);
+
+-- One row for each interaction. `pack`, `at` and `size` say where its whole record lies; the other
+-- columns are what is looked up without reading records. `kind` is 0 for a model call, 1 for another
+-- step of a run, 2 for a tool's execution. `tip` is the node of the whole history, answer included
+-- when `answered` is 1.
+CREATE TABLE interactions (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    duration_us INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    cost_nano_usd INTEGER,
+    tool_calls INTEGER NOT NULL,
+    answered INTEGER NOT NULL,
+    tip BLOB,
+    pack INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    digest BLOB NOT NULL
+);
+
+CREATE UNIQUE INDEX interactions_id ON interactions (id);
+CREATE INDEX interactions_run ON interactions (run);
+CREATE INDEX interactions_started_at ON interactions (started_at);
+CREATE INDEX interactions_tip ON interactions (tip);
+
+-- One row for each run, kept up to date by every append.
+CREATE TABLE runs (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    feature TEXT NOT NULL,
+    source TEXT NOT NULL,
+    title TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    last_at INTEGER NOT NULL,
+    verdict_at INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    tools_asked INTEGER NOT NULL,
+    tools_executed INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    max_input_tokens INTEGER NOT NULL,
+    cost_nano_usd INTEGER NOT NULL,
+    unpriced INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    model TEXT NOT NULL,
+    upstream TEXT,
+    end_user TEXT,
+    key_id TEXT,
+    release TEXT,
+    conversation_id TEXT,
+    agent TEXT
+);
+
+CREATE UNIQUE INDEX runs_id ON runs (id);
+CREATE INDEX runs_last_at ON runs (last_at);
+
+-- Every distinct message or body once. `run` is the run that brought it; a NULL `pack` means that
+-- only the hash was kept. `refs` counts the nodes and interactions that refer to it.
+CREATE TABLE contents (
+    id INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL,
+    blob INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    refs INTEGER NOT NULL,
+    pack INTEGER,
+    at INTEGER NOT NULL,
+    size INTEGER NOT NULL
+);
+
+CREATE UNIQUE INDEX contents_hash ON contents (hash);
+
+-- Content that a run shares with the run that brought it; search needs it.
+CREATE TABLE shared (
+    content INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (content, run)
+) WITHOUT ROWID;
+
+CREATE INDEX shared_run ON shared (run);
+
+-- Links of histories. `refs` counts children and the interactions whose history ends here.
+CREATE TABLE nodes (
+    hash BLOB NOT NULL PRIMARY KEY,
+    parent BLOB NOT NULL,
+    content INTEGER NOT NULL,
+    refs INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Which interaction asked for a tool call; `call` is 64 bits of the call id's hash.
+CREATE TABLE tool_calls (
+    call INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (call, seq)
+) WITHOUT ROWID;
+
+CREATE INDEX tool_calls_seq ON tool_calls (seq);
+
+CREATE TABLE keys (
+    id TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    role TEXT NOT NULL,
+    features TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    hint TEXT NOT NULL
+);
+
+CREATE UNIQUE INDEX keys_digest ON keys (digest);
+
+CREATE TABLE cursors (
+    consumer TEXT NOT NULL PRIMARY KEY,
+    seq INTEGER NOT NULL
+);
+
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    target TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+
+-- Who folds into which folder, how far it came, and which purges its files have seen.
+CREATE TABLE folds (
+    folder TEXT NOT NULL PRIMARY KEY,
+    folded_seq INTEGER NOT NULL,
+    purged INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    lease_until INTEGER NOT NULL
+);
+
+-- Parquet files that count; any other file in the folder is garbage.
+CREATE TABLE segments (
+    folder TEXT NOT NULL,
+    file TEXT NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    row_count INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (folder, file)
+);
+
+-- Deletions that segments must follow: of the records up to `max_seq`, those before
+-- (`before_at`, `before_seq`) in order of start, and those listed in `seqs` (JSON).
+CREATE TABLE purges (
+    id INTEGER PRIMARY KEY,
+    max_seq INTEGER NOT NULL,
+    before_at INTEGER NOT NULL,
+    before_seq INTEGER NOT NULL,
+    seqs TEXT NOT NULL
+);
