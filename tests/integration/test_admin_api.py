@@ -173,7 +173,7 @@ def test_hostile_trace_text_comes_back_as_data(site: Site, admin: str) -> None:
         assert reply.status == 200
         assert reply.header("content-type") == "application/json"
         assert reply.header("x-content-type-options") == "nosniff"
-        # Verbatim also means: a number of 5,000 digits stays one, and Python must be told to read it.
+        # Verbatim: a number of 5,000 digits stays one, and Python must be told to read it.
         whole = json.loads(reply.body, parse_int=lambda digits: int(digits[:4000]))
         (message,) = whole["content"]["messages"]
         sent = made.input[0].raw
@@ -256,6 +256,13 @@ def test_a_key_is_issued_listed_and_revoked(site: Site, admin: str) -> None:
     assert site.request("DELETE", path, key=admin).json()["revoked"] is False
     assert site.request("GET", "/api/interactions", key=made["secret"]).status == 401
     assert site.request("DELETE", "/api/keys/none", key=admin).status == 404
+
+
+def test_the_key_in_hand_is_not_ended_by_mistake(site: Site) -> None:
+    made = site.key("admin")
+    reply = site.request("DELETE", f"/api/keys/{made.row.id}", key=made.secret)
+    assert (reply.status, reply.json()["code"]) == (409, "own_key")
+    assert site.request("GET", "/api/keys", key=made.secret).status == 200
 
 
 def test_no_answer_ever_shows_a_secret_again(site: Site, admin: str) -> None:

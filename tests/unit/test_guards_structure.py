@@ -1,4 +1,4 @@
-"""What keeps the code as it was meant: sizes, imports, purity at import, names that are promised."""
+"""What keeps the code as it was meant: sizes, imports, purity at import, promised names."""
 
 import ast
 import json

@@ -99,7 +99,8 @@ def login(config: Path | None, *, json: bool) -> int:
     with _keyring(found) as (keyring, store):
         keyring.ensure_admin()
         now = SystemClock().now_us()
-        key_id = next(k.id for k in store.keys() if k.role == "admin" and is_live(k, now))
+        keys = store.keys()
+        key_id = next(key.id for key in keys if key.role == "admin" and is_live(key, now))
     code = LoginCodes(found.config.server.data_dir).issue(key_id)
     link = f"{base_url(found.config, found.config.server.port)}/login?code={code}"
     if json:

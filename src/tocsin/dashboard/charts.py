@@ -67,7 +67,8 @@ def stacked_bars(figure: Figure, layers: Sequence[Layer], *, label: bool = True)
     """Bars over the axis, layers stacked from the first up; ``label`` names them at the right."""
     inner = figure.height
     base = [0.0] * figure.axis.steps
-    paths, ends = [], []
+    paths: list[str] = []
+    drawn: list[Layer] = []
     for layer in layers:
         path = []
         for i, value in enumerate(layer.values):
@@ -79,22 +80,21 @@ def stacked_bars(figure: Figure, layers: Sequence[Layer], *, label: bool = True)
                 base[i] += value
         if path:
             paths.append(f'<path class="{layer.css}" d="{"".join(path)}"/>')
-            ends.append((layer, _anchor(layer, layers, figure)))
-    marks = "".join(paths)
-    named = [(layer.name, layer.css, y) for layer, y in ends] if label else []
-    return _figure(figure, marks, _labels(named, inner))
+            drawn.append(layer)
+    labels = _labels(_named(drawn, figure), inner) if label else ""
+    return _figure(figure, "".join(paths), labels)
 
 
-def _anchor(layer: Layer, layers: Sequence[Layer], figure: Figure) -> float:
-    """Where a layer's label points: the middle of its mark in its last bar."""
-    last = max(i for i, value in enumerate(layer.values) if value > 0)
-    below = 0.0
-    for other in layers:
-        if other is layer:
-            break
-        below += other.values[last]
-    middle = below + layer.values[last] / 2
-    return figure.height - figure.scale.height(middle, figure.height)
+def _named(layers: Sequence[Layer], figure: Figure) -> list[tuple[str, str, float]]:
+    """Each layer's name beside its mark in the last bar, in the order in which they are stacked."""
+    last = max((i for x in layers for i, value in enumerate(x.values) if value > 0), default=0)
+    below, found = 0.0, []
+    for layer in layers:
+        middle = below + layer.values[last] / 2
+        below += layer.values[last]
+        y = figure.height - figure.scale.height(middle, figure.height)
+        found.append((layer.name, layer.css, y))
+    return found[::-1]
 
 
 def line_with_band(figure: Figure, band: Band) -> Markup:
@@ -120,7 +120,7 @@ def line_with_band(figure: Figure, band: Band) -> Markup:
     if known:
         for name, series in zip(band.names, (band.low, band.high), strict=True):
             value = series[known[-1]] or 0.0
-            labels.append((name, "", figure.height - figure.scale.height(value, figure.height)))
+            labels.insert(0, (name, "", figure.height - figure.scale.height(value, figure.height)))
     return _figure(figure, "".join(marks), _labels(labels, figure.height))
 
 
@@ -228,9 +228,9 @@ def _ticks(axis: Axis, total: int) -> str:
 
 
 def _labels(labels: Sequence[tuple[str, str, float]], inner: int) -> str:
-    """Names at the right edge beside what they name, pushed apart until none overlaps."""
+    """Names at the right edge, topmost first, beside what they name, pushed apart where they meet."""
     placed: list[tuple[str, str, float]] = []
-    for name, css, y in sorted(labels, key=lambda label: label[2]):
+    for name, css, y in labels:
         low = placed[-1][2] + _LABEL_GAP if placed else 4.0
         placed.append((name, css, max(y, low)))
     floor = float(inner - 2)
@@ -293,17 +293,33 @@ def share_bar(parts: Sequence[tuple[str, float, str]], label: str) -> Markup:
     )
 
 
-def span_bar(start: float, end: float, css: str, split: float | None = None) -> Markup:
+def span_bar(
+    start: float,
+    end: float,
+    css: str,
+    split: float | None = None,
+    pause: tuple[float, str] | None = None,
+) -> Markup:
     """One row of a waterfall: a bar from ``start`` to ``end`` (fractions of the row's width).
 
-    ``split`` divides waiting for the first chunk (pale) from the answer arriving (full).
+    ``split`` divides waiting for the first chunk (pale) from the answer arriving (full). ``pause``
+    is when nothing ran before the bar: where that began, and how long it was, in words.
     """
     # Thinner than this nobody sees it, and what is there must be seen.
     x, wide = 100 * min(start, 0.994), max(100 * (end - start), 0.6)
     wait = ""
     if split is not None and start < split < end:
         wait = f'<rect class="wait" x="{num(x)}%" width="{num(100 * (split - start))}%"/>'
-    return Markup(  # noqa: S704 - numbers and class names from our own code
-        f'<svg class="bar" aria-hidden="true"><rect class="{css}" x="{num(x)}%" '
+    before = ""
+    if pause is not None:
+        at, said = pause
+        left = start > 0.25
+        before = (
+            f'<line class="pause" x1="{num(100 * at)}%" x2="{num(x)}%" y1="6" y2="6"/>'
+            f'<text x="{num(100 * at if left else x + wide)}%" dx="{-4 if left else 4}" y="10" '
+            f'class="{"before" if left else "after"}">{escape(said)}</text>'
+        )
+    return Markup(  # noqa: S704 - numbers, class names of our own, and a text that was escaped
+        f'<svg class="bar" aria-hidden="true">{before}<rect class="{css}" x="{num(x)}%" '
         f'width="{num(wide)}%"/>{wait}</svg>'
     )

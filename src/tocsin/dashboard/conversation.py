@@ -16,7 +16,7 @@ Kind = Literal["text", "call", "result", "thinking", "image", "refusal", "other"
 
 PREVIEW_LINES = 14
 PREVIEW = 1_200
-"""Characters and lines that are shown before the fold."""
+"""Characters and lines that are shown before the fold; instructions fold after a fifth of it."""
 SHOWN = 24_000
 """Characters of one part that a run's page carries; one call's page carries ``SHOWN_WHOLE``."""
 SHOWN_WHOLE = 400_000
@@ -65,6 +65,15 @@ def read(message: Message, *, shown: int = SHOWN) -> Turn:
         return Turn(role=message.role or "unknown", parts=(_part("other", text, shown),))
     if not isinstance(wire, dict):
         return Turn(role=message.role or "unknown", parts=(_json("other", wire, shown),))
+    parts = _parts(wire, shown)
+    role = wire.get("role")
+    role = role if isinstance(role, str) and role else "unknown"
+    if role in ("system", "developer"):
+        parts = [_shorter(part) for part in parts]
+    return Turn(role=role, parts=tuple(parts))
+
+
+def _parts(wire: dict[str, Any], shown: int) -> list[Part]:
     parts: list[Part] = []
     answered = wire.get("tool_call_id")
     content = wire.get("content")
@@ -84,8 +93,15 @@ def read(message: Message, *, shown: int = SHOWN) -> Turn:
         parts.append(_part("refusal", refusal, shown))
     for asked in wire.get("tool_calls") or () if isinstance(wire.get("tool_calls"), list) else ():
         parts.append(_tool_call(asked, shown))
-    role = wire.get("role")
-    return Turn(role=role if isinstance(role, str) and role else "unknown", parts=tuple(parts))
+    return parts
+
+
+def _shorter(part: Part) -> Part:
+    """Instructions are long and the same in every run: their beginning is enough at first."""
+    head, rest = fold(part.head, PREVIEW_LINES // 4, PREVIEW // 5)
+    if not rest:
+        return part
+    return msgspec.structs.replace(part, head=head, rest=f"{rest}\n{part.rest}".rstrip("\n"))
 
 
 def _block(block: Any, shown: int) -> Part:
@@ -188,13 +204,13 @@ def _part(kind: Kind, text: str, shown: int) -> Part:
     return Part(kind=kind, head=head, rest=rest, omitted=max(0, len(text) - shown), key=key)
 
 
-def fold(text: str) -> tuple[str, str]:
+def fold(text: str, most_lines: int = PREVIEW_LINES, most: int = PREVIEW) -> tuple[str, str]:
     """Text as a preview and the rest, cut at a line's end where one is near."""
-    lines = text.split("\n", PREVIEW_LINES)
-    by_lines = sum(len(line) + 1 for line in lines[:PREVIEW_LINES])
-    limit = min(PREVIEW, by_lines)
+    lines = text.split("\n", most_lines)
+    by_lines = sum(len(line) + 1 for line in lines[:most_lines])
+    limit = min(most, by_lines)
     # A fold that hides only a few words is in the way.
-    if len(text) <= limit + 200 and len(lines) <= PREVIEW_LINES + 1 and "\n" not in lines[-1]:
+    if len(text) <= limit + 200 and len(lines) <= most_lines + 1 and "\n" not in lines[-1]:
         return text, ""
     cut = text.rfind("\n", limit // 2, limit)
     if cut < 0:

@@ -53,9 +53,11 @@ def calls_chart(axis: scales.Axis, buckets: Sequence[Bucket], query: Query) -> M
     )
     layers = [
         charts.Layer(
-            name="well", values=tuple(c - b for c, b in zip(calls, bad, strict=True)), css="ok"
+            name="ended well",
+            values=tuple(c - b for c, b in zip(calls, bad, strict=True)),
+            css="ok",
         ),
-        charts.Layer(name="badly", values=tuple(map(float, bad)), css="act"),
+        charts.Layer(name="ended badly", values=tuple(map(float, bad)), css="act"),
     ]
     return charts.stacked_bars(figure, layers)
 
@@ -113,7 +115,7 @@ def spend_chart(axis: scales.Axis, buckets: Sequence[Bucket], query: Query) -> M
         note=left_out + "." if left_out else "",
     )
     layers = [charts.Layer(name="spend", values=tuple(map(float, cost)), css="s1")]
-    return charts.stacked_bars(figure, layers)
+    return charts.stacked_bars(figure, layers, label=False)
 
 
 def _unpriced(calls: int) -> str:

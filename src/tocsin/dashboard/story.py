@@ -34,7 +34,7 @@ class StepMessages(msgspec.Struct, frozen=True, kw_only=True):
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the waterfall. ``start`` … ``end`` are fractions of its width."""
 
-    kind: Literal["call", "span", "tool", "pause"]
+    kind: Literal["call", "span", "tool"]
     label: str
     number: int | None = None
     """The step's number in the run, from 1."""
@@ -51,6 +51,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     cost_nano_usd: int | None = None
     outcome: str = ""
     css: str = "s1"
+    pause: tuple[float, str] | None = None
+    """Since when nothing had run before this, and for how long, in words."""
+    title: str = ""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,9 +193,12 @@ def tell(
     rows: list[Row] = []
     busy_until = origin
     for i, step in enumerate(steps):
+        pause = None
         if step.started_at - busy_until > clock.pause:
-            rows.append(_pause(busy_until, step.started_at, clock, origin))
-        rows.append(_call_row(first_number + i, step, depths[i], clock, origin))
+            waited = fmt.duration(step.started_at - busy_until)
+            pause = (clock.at(busy_until), waited)
+        row = _call_row(told[i], clock, origin)
+        rows.append(msgspec.structs.replace(row, pause=pause))
         mine = [tool for tool in tools if tool.asked == i]
         rows += [_tool_row(tool, depths[i] + 1, clock, origin) for tool in mine]
         ends = [step.started_at + step.duration_us, *(t.end for t in mine if t.end is not None)]
@@ -352,16 +358,18 @@ def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _call_row(number: int, step: Interaction, depth: int, clock: Timeline, origin: int) -> Row:
+def _call_row(told: Step, clock: Timeline, origin: int) -> Row:
+    step = told.interaction
     end = step.started_at + step.duration_us
     is_span = step.operation in SPAN_OPERATIONS
     first = step.first_chunk_us
     return Row(
         kind="span" if is_span else "call",
-        label=fmt.one_line(step_label(step), 60),
-        number=number,
-        href=f"#step-{number}",
-        depth=depth,
+        label=fmt.one_line(step_label(step), 60) if is_span else _did(told),
+        title=fmt.one_line(step_label(step), 80),
+        number=told.number,
+        href=f"#step-{told.number}",
+        depth=told.depth,
         start=clock.at(step.started_at),
         end=clock.at(end),
         split=clock.at(step.started_at + first) if first is not None else None,
@@ -373,6 +381,18 @@ def _call_row(number: int, step: Interaction, depth: int, clock: Timeline, origi
         outcome=step.outcome,
         css="s1" if step.outcome == "complete" else "bad",
     )
+
+
+def _did(told: Step) -> str:
+    """What a call did, in a few words: the beginning of what it said, or what it asked for."""
+    parts = told.answer.parts if told.answer is not None else ()
+    for part in parts:
+        if part.kind in ("text", "refusal") and part.head.strip():
+            return fmt.one_line(part.head[:400], 80)
+    asked = sum(part.kind == "call" for part in parts)
+    if asked:
+        return "asks for a tool" if asked == 1 else f"asks for {asked} tools"
+    return fmt.one_line(step_label(told.interaction), 60)
 
 
 def step_label(step: Interaction) -> str:
@@ -406,16 +426,4 @@ def _tool_row(tool: _Tool, depth: int, clock: Timeline, origin: int) -> Row:
         duration_us=tool.end - tool.start,
         offset_us=tool.start - origin,
         css="tool",
-    )
-
-
-def _pause(start: int, end: int, clock: Timeline, origin: int) -> Row:
-    return Row(
-        kind="pause",
-        label=f"{fmt.duration(end - start)} until the next call",
-        start=clock.at(start),
-        end=clock.at(end),
-        duration_us=end - start,
-        offset_us=start - origin,
-        css="pause",
     )

@@ -19,6 +19,7 @@ from tocsin.core.clock import Clock
 from tocsin.core.errors import (
     CallError,
     ConfigError,
+    Forbidden,
     InputError,
     NotFound,
     StoreError,
@@ -263,6 +264,14 @@ def revoke_key(deps: AdminDeps, args: m.ById, principal: Principal) -> m.Revoked
     rows = deps.keyring.keys()
     if all(row.id != args.id for row in rows):
         raise NotFound(f"no key {args.id!r}; GET /api/keys lists them")
+    if args.id == principal.key_id:
+        # Whoever ends the key in hand by mistake is locked out of undoing it.
+        raise Forbidden(
+            "this is the key that you are using; end it with another admin key, or with "
+            "`tocsin keys revoke` on the server",
+            status=409,
+            code="own_key",
+        )
     revoked = deps.keyring.revoke(args.id, actor=actor_of(principal))
     return m.RevokedView(id=args.id, revoked=revoked)
 
@@ -382,6 +391,7 @@ OPERATIONS: tuple[Operation, ...] = (
         role="admin",
         method="DELETE",
         missing=True,
+        conflict=True,
     ),
     _operation(
         "/api/config", "getConfig", "Running configuration.", m.Args, get_config, role="admin"

@@ -37,6 +37,11 @@ def _whole(value: object) -> object:
     return value
 
 
+def _integral(value: object) -> object:
+    """JSON number → int: to JSON, 60.0 is the integer 60."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _yes_no(value: object) -> object:
     """Query text → bool; only ``true`` and ``false``."""
     if isinstance(value, str):
@@ -48,8 +53,9 @@ def _yes_no(value: object) -> object:
 
 Whole = BeforeValidator(_whole)
 Flag = Annotated[bool, BeforeValidator(_yes_no)]
-Time = Annotated[int, Whole, Field(ge=0, le=MAX_TIME_US)]
-Limit = Annotated[int, Whole, Field(ge=1, le=MAX_PAGE)]
+Time = Annotated[int, Field(ge=0, le=MAX_TIME_US), Whole]
+Seconds = Annotated[int, Field(ge=1, le=10 * 366 * 86_400), BeforeValidator(_integral)]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE), Whole]
 # PostgreSQL cannot hold U+0000 in a text, and no name needs it.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00]*$")]
 Cursor = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[!-~]*$")]
@@ -112,14 +118,14 @@ class ListRuns(ListInteractions):
 
 
 class ListSteps(ById):
-    offset: Annotated[int, Whole, Field(ge=0, le=2**31)] = Field(
+    offset: Annotated[int, Field(ge=0, le=2**31), Whole] = Field(
         0, description="How many steps to skip."
     )
     limit: Limit = Field(100, description="Most steps to give.")
 
 
 class GetOverview(Filters):
-    buckets: Annotated[int, Whole, Field(ge=1, le=500)] = Field(
+    buckets: Annotated[int, Field(ge=1, le=500), Whole] = Field(
         60, description="Points of the time series."
     )
 
@@ -143,9 +149,7 @@ class NewKey(BaseModel):
     features: Annotated[list[FeatureName], Field(max_length=100)] = Field(
         default=[], description="Features that it may call; empty: every one."
     )
-    expires_in_s: Annotated[int, Field(ge=1, le=10 * 366 * 86_400)] | None = Field(
-        None, description="Seconds until it ends; null: never."
-    )
+    expires_in_s: Seconds | None = Field(None, description="Seconds until it ends; null: never.")
 
 
 class IssueKey(Args):

@@ -32,6 +32,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     missing: bool = False
     """Whether it can answer 404."""
+    conflict: bool = False
+    """Whether it can answer 409."""
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -124,6 +126,8 @@ def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     takes = set(operation.args.model_fields)
     if operation.missing or "cursor" in takes:
         statuses.append(404)
+    if operation.conflict:
+        statuses.append(409)
     if "body" in takes:
         statuses += [413, 415]
     statuses += [400, 422, 500, 503]

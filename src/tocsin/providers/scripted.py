@@ -75,3 +75,6 @@ class ScriptedProvider:
         else:
             step = self._steps[min(len(self.calls), len(self._steps) - 1)]
         return text(step) if isinstance(step, str) else step
+
+
+__all__ = ["Script", "ScriptedProvider", "Step", "error", "text"]

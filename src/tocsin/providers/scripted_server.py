@@ -70,6 +70,7 @@ class ScriptedServer:
         self._script = script
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
+        self._changed = asyncio.Event()
 
     @property
     def port(self) -> int:
@@ -94,6 +95,19 @@ class ScriptedServer:
             self._server.close()
         for connection in list(self._open):
             await connection.stop()
+
+    async def until(self, holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """Wait until ``holds()``, looking again whenever something is seen, answered or left.
+
+        Raises ``TimeoutError``.
+        """
+        async with asyncio.timeout(timeout_s):
+            while not holds():
+                await self._changed.wait()
+
+    def _noticed(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -142,6 +156,7 @@ class _Connection(asyncio.Protocol):
         if self._task is not None and not self._task.done():
             if self._seen is not None and not self._seen.answered:
                 self._seen.left = True
+                self._server._noticed()
             self._task.cancel()
 
     def pause_writing(self) -> None:
@@ -167,11 +182,13 @@ class _Connection(asyncio.Protocol):
         if seen is not None:
             self._seen = seen
             self._server.seen.append(seen)
+            self._server._noticed()
             self._task = asyncio.get_running_loop().create_task(self._serve(seen))
 
     async def _serve(self, seen: Seen) -> None:
         assert self._transport is not None
         seen.answered = await self._answer(seen)
+        self._server._noticed()
         if not seen.answered:
             self._transport.close()
             return

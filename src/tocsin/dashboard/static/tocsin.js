@@ -35,9 +35,11 @@
   const exact = (at) =>
     `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ` +
     `${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}.${pad(at.getMilliseconds(), 3)}`;
-  const zone = () => {
-    const parts = new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(new Date());
-    return parts.find((part) => part.type === "timeZoneName")?.value || "local time";
+  const zone = (at) => {
+    const minutes = -at.getTimezoneOffset();
+    const size = Math.abs(minutes);
+    const rest = size % 60 ? `:${pad(size % 60)}` : "";
+    return minutes ? `UTC${minutes < 0 ? "−" : "+"}${Math.floor(size / 60)}${rest}` : "UTC";
   };
   const coarse = (seconds) => {
     for (const [size, name] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
@@ -52,14 +54,15 @@
     return past < 30 * 86400 ? `${coarse(past)} ago` : null;
   };
   const localTimes = (from = document) => {
-    const name = zone();
     for (const time of all("time[data-us]", from)) {
       const us = Number(time.dataset.us);
-      time.title = `${exact(new Date(us / 1000))} ${name}`;
+      time.title = `${exact(new Date(us / 1000))} ${zone(new Date(us / 1000))}`;
       const text = "exact" in time.dataset ? exact(new Date(us / 1000)).slice(0, 16) : ago(us);
       if (text && text !== time.textContent) time.textContent = text;
     }
-    for (const note of all(".zone", from)) note.textContent = `Times in ${name}.`;
+    for (const note of all(".zone", from)) {
+      note.textContent = `Times in ${Intl.DateTimeFormat().resolvedOptions().timeZone}, ${zone(new Date())}.`;
+    }
   };
 
   // -- charts --

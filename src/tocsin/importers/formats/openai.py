@@ -230,12 +230,12 @@ def _facts(
         started_at = source.tick()
         attributes["time"] = "unknown"
     latency = value.get("duration_ms", value.get("latency_ms"))
-    known = isinstance(latency, int | float) and 0 <= latency < 1e10
+    known = latency if isinstance(latency, int | float) and 0 <= latency < 1e10 else 0
     return {
         "source": "import",
         "path": "",
         "started_at": started_at,
-        "duration_us": int(latency * 1000) if known else 0,
+        "duration_us": int(known * 1000),
         "feature": _feature(value) or "default",
         "end_user": parsed.end_user or _said(value, ("user", "end_user", "user_id")),
         "conversation_id": parsed.conversation_ref or _said(value, _CONVERSATIONS),

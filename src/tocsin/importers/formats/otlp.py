@@ -80,7 +80,7 @@ def _framing(head: bytes) -> str | None:
     if _is_request(head, 0):
         return "single"
     size, at = _varint(head, 0)
-    return "varint" if size and _is_request(head, at) else None
+    return "varint" if size > 0 and _is_request(head, at) else None
 
 
 def _is_request(data: bytes, at: int) -> bool:
@@ -92,7 +92,7 @@ def _is_request(data: bytes, at: int) -> bool:
 
 
 def _varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """A varint and where it ends; 0 when it is not whole or too long for a size."""
+    """A varint and where it ends; -1 when it is not whole, or too long for a size."""
     number = 0
     for shift in range(0, 35, 7):
         if at >= len(data):
@@ -102,7 +102,7 @@ def _varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, at
-    return 0, at
+    return -1, at
 
 
 def _requests(source: Source) -> Iterator[bytes]:
@@ -134,11 +134,11 @@ def _cut(buffer: bytearray, framing: str | None) -> tuple[int, int] | None:
         size, at = _varint(buffer, 1)
     else:
         size, at = _varint(buffer, 0)
-    if size == 0 and at > 5:
+    if size < 0 and at > 5:
         raise InputError("the bytes are no OTLP trace export from here on")
     if size > MAX_RECORD:
         raise InputError(f"a request of {size} bytes is larger than {MAX_RECORD} bytes")
-    return (at, at + size) if size and len(buffer) >= at + size else None
+    return (at, at + size) if size >= 0 and len(buffer) >= at + size else None
 
 
 JSON = Format(name="otlp-json", title="OTLP JSON", matches=matches_json, read=read_json)

@@ -1,0 +1,171 @@
+"""The demo's clients: recorded sessions turn by turn, and a few live questions, over real HTTP."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tocsin.cli.frontdoor import FrontDoor
+from tocsin.importers.lucebench import Session
+from tocsin.providers import HttpClient, HttpRequest, OutboundGuard, Timeouts, Url
+
+LIVE_MODEL = "smollm2-135m"
+_CLIENTS = 6
+_STREAM_EVERY = 3
+_LIMITS = Timeouts(connect=10.0, first_byte=120.0, idle=60.0, total=180.0)
+_SYSTEM = {
+    "role": "system",
+    "content": "You are a helpful assistant. Answer in one short sentence.",
+}
+_CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "country": {"type": "string"}},
+    "required": ["city", "country"],
+    "additionalProperties": False,
+}
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One reply as the client saw it."""
+
+    status: int
+    run_id: str
+    body: bytes
+
+
+def model_of(session: Session) -> str:
+    """The model name under which a session is sent; the recordings name none."""
+    return f"recorded-{session.source}"
+
+
+class Traffic:
+    """What was sent and what came back."""
+
+    def __init__(self, door: FrontDoor, sessions: tuple[Session, ...]) -> None:
+        self.sessions = sessions
+        self.sent = 0
+        self.live_sent = 0
+        self.failed: list[str] = []
+        self.runs: dict[str, set[str]] = {session.id: set() for session in sessions}
+        """Run ids that the gateway gave the calls of each session."""
+        self.first_recorded_at: float | None = None
+        """When the first call had been recorded, in seconds since the epoch."""
+        self._door = door
+        self._base = Url.parse(door.base_url)
+        self._client = HttpClient(guard=OutboundGuard(allow=[f"127.0.0.1:{self._base.port}"]))
+        self._agent_key = ""
+        self._live_key = ""
+
+    async def replay(self) -> None:
+        """Every session turn by turn, several at once, with a key and no header about identity."""
+        issue = self._door.keyring.issue
+        made = await asyncio.to_thread(
+            issue, "demo agents", features=("coding-agent",), actor="tocsin demo"
+        )
+        self._agent_key = made.secret
+        made = await asyncio.to_thread(
+            issue, "demo assistant", features=("assistant",), actor="tocsin demo"
+        )
+        self._live_key = made.secret
+        waiting = list(self.sessions)
+        await asyncio.gather(*(self._work(waiting) for _ in range(_CLIENTS)))
+
+    async def _work(self, waiting: list[Session]) -> None:
+        while waiting:
+            session = waiting.pop(0)
+            for index, message in enumerate(session.messages):
+                if message["role"] == "assistant" and index:
+                    await self._turn(session, index)
+
+    async def _turn(self, session: Session, index: int) -> None:
+        """The call that was answered by message ``index`` of a session."""
+        body = {
+            "model": model_of(session),
+            "messages": session.messages[:index],
+            "stream": index % _STREAM_EVERY == 0,
+        }
+        answer = await self._post("/v1/chat/completions", body, self._agent_key)
+        self.sent += 1
+        if answer.status != 200:
+            self.failed.append(f"session {session.id}, message {index}: status {answer.status}")
+        self.runs[session.id].add(answer.run_id)
+        if self.first_recorded_at is None:
+            self.first_recorded_at = time.time()
+
+    async def live(self) -> None:
+        """A short conversation, a stream, a JSON answer and one in Anthropic's dialect."""
+        first = {"role": "user", "content": "What is the capital of France?"}
+        chat = {"model": LIVE_MODEL, "max_tokens": 40, "temperature": 0}
+        said = await self._ask({**chat, "messages": [_SYSTEM, first]})
+        reply = _content(said.body)
+        history = [_SYSTEM, first, {"role": "assistant", "content": reply}]
+        more = {"role": "user", "content": "And of Italy?"}
+        await self._ask({**chat, "messages": [*history, more], "stream": True})
+        city = {"role": "user", "content": "Which city is the Eiffel Tower in? Answer as JSON."}
+        schema = {"type": "json_schema", "json_schema": {"name": "city", "schema": _CITY}}
+        await self._ask({**chat, "messages": [_SYSTEM, city], "response_format": schema})
+        body = {
+            "model": LIVE_MODEL,
+            "max_tokens": 40,
+            "system": _SYSTEM["content"],
+            "messages": [{"role": "user", "content": "Name one planet."}],
+        }
+        await self._ask(body, "/v1/messages", (b"anthropic-version", b"2023-06-01"))
+
+    async def _ask(
+        self,
+        body: Mapping[str, Any],
+        path: str = "/v1/chat/completions",
+        *headers: tuple[bytes, bytes],
+    ) -> Answer:
+        answer = await self._post(path, body, self._live_key, *headers)
+        self.sent += 1
+        self.live_sent += 1
+        if answer.status != 200 or not answer.body:
+            self.failed.append(f"live call to {path}: status {answer.status} {answer.body[:200]!r}")
+        return answer
+
+    async def _post(
+        self, path: str, body: Mapping[str, Any], key: str, *headers: tuple[bytes, bytes]
+    ) -> Answer:
+        request = HttpRequest(
+            "POST",
+            self._base,
+            path,
+            (
+                (b"authorization", b"Bearer " + key.encode()),
+                (b"content-type", b"application/json"),
+                *headers,
+            ),
+            _encode(body),
+            _LIMITS,
+        )
+        return await self._read(request)
+
+    async def get(self, path: str, key: str) -> Answer:
+        """A page or an API answer, as the holder of a key."""
+        bearer = (b"authorization", b"Bearer " + key.encode())
+        return await self._read(HttpRequest("GET", self._base, path, (bearer,), b"", _LIMITS))
+
+    async def _read(self, request: HttpRequest) -> Answer:
+        async with await self._client.send(request) as response:
+            data = b"".join([chunk async for chunk in response])
+            named = dict(response.headers).get(b"tocsin-run-id", b"")
+            return Answer(response.status, named.decode("latin-1"), data)
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+
+def _content(body: bytes) -> str:
+    """The text of a chat completion."""
+    try:
+        return str(_decode(body)["choices"][0]["message"]["content"])
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+        return ""
