@@ -20,6 +20,8 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.1
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Told to the demo, so that the time it prints includes the installation.
+demo: export TOCSIN_DEMO_SINCE := $(if $(filter demo,$(MAKECMDGOALS)),$(shell date +%s.%N))
 demo: $(VENV)/.runtime ## Try Tocsin: a real model, recorded agent runs, the dashboard (ARGS=--once checks itself)
 	@$(BIN)/tocsin demo $(ARGS)
 

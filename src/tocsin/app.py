@@ -241,19 +241,20 @@ class App:
     def _read_traces(self, record: Ingested) -> tuple[list[Entry], int, str]:
         """Spans → entries, in the one thread that knows the histories of late."""
         # Protobuf takes 60 ms and 15 MB to load: only once there are traces.
-        from tocsin.importers import build, otlp
+        from tocsin.importers.build import Histories
+        from tocsin.importers.otlp import Converter, Tally, decode_export
 
         if self._histories is None:
-            self._histories = build.Histories()
-        export = otlp.decode_export(
+            self._histories = Histories()
+        export = decode_export(
             record.body,
             record.content_type,
             record.encoding,
             max_bytes=self.config.server.max_body_bytes,
         )
-        tally = otlp.Tally()
+        tally = Tally()
         sender = Principal(key_id=record.key_id, features=record.features)
-        converter = otlp.Converter(
+        converter = Converter(
             feature_default=record.feature,
             allow=sender.may_call,
             key_id=record.key_id,

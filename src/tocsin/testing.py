@@ -127,7 +127,7 @@ def sample_entries() -> tuple[Entry, ...]:
     )
     result = b'{"role": "tool", "tool_call_id": "t1", "content": "{\\"left\\": 3}"}'
     answer = b'{"role": "assistant", "content": "Three seats are left."}'
-    odd = b'{"role": 7, "content": {"deep": [[[null]]]}, "extra": "\\u0000\\ud83d"}'
+    odd = b'{"role": 7, "content": {"deep": [[[null]]]}, "extra": "\\u0000\\u202e"}'
     usage = Usage(input_tokens=90, output_tokens=12, source="reported")
     return (
         _entry(0, (asked,), tool, usage=usage, cost_nano_usd=123_000, outcome="complete"),

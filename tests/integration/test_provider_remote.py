@@ -19,6 +19,7 @@ from tocsin.core.wire import reader_for
 from tocsin.core.wire.render import Answer
 from tocsin.providers import (
     HttpClient,
+    Limits,
     OutboundGuard,
     allowed_hosts,
     default_upstreams,
@@ -328,6 +329,28 @@ def test_loopback_that_the_configuration_names_is_allowed_and_nothing_else() -> 
         }
     )
     assert allowed_hosts(config) == ("localhost:11434", "[::1]:8000", "127.0.0.1:4318")
+
+
+async def test_an_upstreams_own_client_keeps_to_its_connections_and_is_closed_with_it() -> None:
+    made = []
+
+    async with ScriptedServer([Step(delay_s=0.05, answer=Answer(text="x"))]) as server:
+        config = Config.model_validate(
+            {"upstreams": {"up": {"base_url": server.url, "max_connections": 2}}}
+        )
+        guard = OutboundGuard(allow=allowed_hosts(config))
+
+        def client(limits: Limits) -> HttpClient:
+            made.append(HttpClient(guard=guard, limits=limits))
+            return made[-1]
+
+        provider = make_providers(config, client, ENV)["up"]
+        await asyncio.gather(*[provider.send(make_call()) for _ in range(6)])
+        assert server.connections == 2
+        await provider.aclose()
+        with pytest.raises(UpstreamFailed, match="closed") as caught:
+            await provider.send(make_call())
+        assert not caught.value.retryable
 
 
 async def test_the_provider_of_known_hosts_has_its_common_name() -> None:

@@ -37,6 +37,8 @@ class Tocsin:
         )
         self.log = folder / "tocsin.log"
         self._env = {**os.environ, **(env or {})}
+        # A test starts it many times: what Python compiled once must be kept, as a user has it.
+        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -47,6 +47,10 @@ def test_redacting_twice_changes_nothing_more(text: str) -> None:
 
 
 TRIGGERS = [
+    *("token", "api_key", "password", "cookie", "=", ":", '"', "'", "b'", ",", "Bearer", "sk-"),
+    *("tk-", "x" * 16, MARK, "://", "@", "?", "key", "&", "\\", "null", "basic", "eyJ"),
+    "-----BEGIN PRIVATE KEY-----",
+]
     "token",
     "api_key",
     "password",
@@ -139,6 +143,13 @@ def test_a_value_without_a_shape_is_redacted_once_it_is_told() -> None:
     redactor = Redactor(["correct horse/battery", "abc"])
     shown = redactor.text("upstream said: correct horse/battery (correct%20horse%2Fbattery) abc")
     assert shown == f"upstream said: {MARK} ({MARK}) abc"
+
+
+def test_bytes_of_any_encoding_are_redacted_and_otherwise_kept() -> None:
+    redactor = Redactor(["correct horse"])
+    assert redactor.data("é: correct horse \xff".encode()) == f"é: {MARK} \xff".encode()
+    clean = b"\xff\x00 nothing here"
+    assert redactor.data(clean) is clean
 
 
 def test_secret_headers_lose_their_values_and_others_their_secrets() -> None:

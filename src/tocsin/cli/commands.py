@@ -104,9 +104,7 @@ def demo(
     data_dir: Annotated[
         Path, typer.Option(help="Folder for the demo's data; emptied first.")
     ] = Path(".tocsin-demo"),
-    sessions: Annotated[
-        int, typer.Option(min=1, help="How many recorded agent sessions to replay.")
-    ] = 12,
+    sessions: Annotated[int, typer.Option(min=1, help="At most this many recorded sessions.")] = 13,
 ) -> int:
     """See it work: a real model and real recorded agent runs.
 

@@ -16,7 +16,7 @@ from tocsin.app import build
 from tocsin.cli import output
 from tocsin.cli.context import Settings
 from tocsin.cli.demo_check import Finding, check
-from tocsin.cli.demo_traffic import LIVE_MODEL, Traffic, model_of
+from tocsin.cli.demo_traffic import LIVE_MODEL, Traffic, choose, messages_of, model_of
 from tocsin.cli.frontdoor import FrontDoor
 from tocsin.cli.guard import FAILED, OK
 from tocsin.cli.keys import base_url
@@ -26,8 +26,10 @@ from tocsin.core.errors import InputError
 from tocsin.dashboard import fmt
 from tocsin.gateway import logs
 from tocsin.importers import lucebench
+from tocsin.importers.lucebench import Session
 
 DEFAULT_PORT = 4600
+_MOST_TOKENS = 66_000
 _MARK = "# Made by `tocsin demo`, which empties this folder when it starts again."
 _SETTINGS = """\
 {mark}
@@ -64,7 +66,7 @@ def demo(*, once: bool, port: int | None, data_dir: Path, count: int) -> int:
     began = time.time()
     since = float(os.environ.get("TOCSIN_DEMO_SINCE") or began)
     checked = once or os.environ.get("CI", "").lower() in ("1", "true") or not sys.stdout.isatty()
-    sessions = lucebench.sessions()[:count]
+    sessions = choose(count, _MOST_TOKENS)
     folder = _emptied(data_dir)
     chosen = _free(DEFAULT_PORT) if port is None else port
     found = _settings(folder, chosen, sessions)
@@ -104,11 +106,11 @@ def _free(port: int) -> int:
     return port
 
 
-def _settings(folder: Path, port: int, sessions: tuple[lucebench.Session, ...]) -> Settings:
+def _settings(folder: Path, port: int, sessions: tuple[Session, ...]) -> Settings:
     """Write the demo's settings and recordings, and read them as any user's are read."""
     with (folder / "sessions.jsonl").open("wb") as file:
         for session in sessions:
-            line = {"model": model_of(session), "messages": session.messages}
+            line = {"model": model_of(session), "messages": messages_of(session)}
             file.write(msgspec.json.encode(line) + b"\n")
     models = sorted({model_of(session) for session in sessions})
     prices = "\n".join(_PRICE.format(model=model) for model in models)
@@ -122,7 +124,7 @@ async def _run(
     server: Server,
     door: FrontDoor,
     bound: object,
-    sessions: tuple[lucebench.Session, ...],
+    sessions: tuple[Session, ...],
     *,
     since: float,
     checked: bool,
@@ -166,7 +168,6 @@ async def _send(traffic: Traffic, door: FrontDoor) -> None:
 
 
 def _say_what_happened(door: FrontDoor, traffic: Traffic, link: str, since: float) -> None:
-    facts = lucebench.SOURCE
     stats = door.app.store.stats()
     base = door.base_url
     path = door.settings.path
@@ -177,7 +178,7 @@ def _say_what_happened(door: FrontDoor, traffic: Traffic, link: str, since: floa
         "bold",
     )
     output.say(
-        f"  Data       {facts.name} {facts.version}, {facts.licence}: "
+        f"  Data       {lucebench.PACKAGE} {lucebench.version()}, Apache-2.0: "
         f"{fmt.plural(len(traffic.sessions), 'recorded coding-agent session')}, sent again turn by "
         f"turn;\n             and {fmt.plural(traffic.live_sent, 'live call')} to SmolLM2-135M, "
         "running on this machine (Apache-2.0)"

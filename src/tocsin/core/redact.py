@@ -162,6 +162,12 @@ class Redactor:
             text = _QUERY.sub(rf"\1{MARK}", text)
         return text
 
+    def data(self, data: bytes) -> bytes:
+        """The same for bytes of whatever encoding (an upstream's error, before it is kept)."""
+        text = data.decode("latin-1")
+        clean = self.text(text)
+        return data if clean is text else clean.encode("latin-1")
+
     def headers(self, headers: Headers) -> Headers:
         """The same headers, secret ones without their values, the others redacted as texts."""
         return tuple(

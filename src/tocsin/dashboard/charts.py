@@ -54,6 +54,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     href: str = ""
     """Where a click on a step leads: ``since`` and ``until`` (or ``offset``) are added."""
     note: str = ""
+    roomy: bool = False
+    """Whether names at the right edge need more room than words of ours."""
     window: tuple[int, int] | None = None
     """First and last step (from 0) of the part that the page shows."""
 
@@ -115,7 +117,7 @@ def line_with_band(figure: Figure, band: Band) -> Markup:
         marks.append(f'<path class="band{css}" d="M{there}L{back}z"/>')
         marks.append(f'<path class="band-edge{css}" d="M{there}"/>')
         marks.append(f'<path class="line s1{css}" d="M{line}"/>')
-    labels = []
+    labels: list[tuple[str, str, float]] = []
     known = [i for i, value in enumerate(band.low) if value is not None]
     if known:
         for name, series in zip(band.names, (band.low, band.high), strict=True):
@@ -204,8 +206,9 @@ def _figure(figure: Figure, marks: str, labels: str) -> Markup:
     )
     note = f'<p class="chart-note">{escape(figure.note)}</p>' if figure.note else ""
     name = escape(figure.id)
+    css = "chart roomy" if figure.roomy else "chart"
     return Markup(  # noqa: S704 - every text above went through escape
-        f'<figure class="chart" {data}><figcaption><span class="chart-title">'
+        f'<figure class="{css}" {data}><figcaption><span class="chart-title">'
         f"{escape(figure.title)}</span> <b>{escape(figure.answer)}</b> "
         f'<output class="readout" aria-live="off"></output></figcaption>'
         f'<svg class="plot{" labelled" if labels else ""}" role="img" height="{total}" '
@@ -228,7 +231,7 @@ def _ticks(axis: Axis, total: int) -> str:
 
 
 def _labels(labels: Sequence[tuple[str, str, float]], inner: int) -> str:
-    """Names at the right edge, topmost first, beside what they name, pushed apart where they meet."""
+    """Names at the right edge, topmost first, beside what they name and never on each other."""
     placed: list[tuple[str, str, float]] = []
     for name, css, y in labels:
         low = placed[-1][2] + _LABEL_GAP if placed else 4.0
@@ -240,18 +243,23 @@ def _labels(labels: Sequence[tuple[str, str, float]], inner: int) -> str:
         floor = placed[i][2] - _LABEL_GAP
     texts = []
     for name, css, y in placed:
-        short = name if len(name) <= 13 else name[:12] + "…"
         mark = (
             f'<svg x="100%" y="{num(_TOP + y - 4)}" width="16" height="8" class="key-mark">'
             f'<rect class="{css}" x="6" width="8" height="8"/></svg>'
             if css
             else ""
         )
-        texts.append(
-            f'{mark}<text class="direct" x="100%" dx="{18 if css else 6}" '
-            f'y="{num(_TOP + y)}" dy=".32em">{escape(short)}</text>'
-        )
+        place = f'x="100%" dx="{18 if css else 6}" y="{num(_TOP + y)}" dy=".32em"'
+        texts.append(f'{mark}<text class="direct long" {place}>{escape(_middle(name, 24))}</text>')
+        texts.append(f'<text class="direct short" {place}>{escape(_middle(name, 11))}</text>')
     return "".join(texts)
+
+
+def _middle(name: str, most: int) -> str:
+    """A name cut in its middle: names of models and runs differ at either end."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
 
 
 def sparkline(values: Sequence[float], label: str, bad: Sequence[float] = ()) -> Markup:

@@ -94,6 +94,18 @@ def duration(us: float | None) -> str:
     return f"{whole} s"
 
 
+def clock(us: int) -> str:
+    """Time since a start, as short as an axis needs: ``0``, ``450 ms``, ``12 s``, ``2:05``."""
+    if us < 10 * _SECOND:
+        return "0" if us <= 0 else duration(us)
+    whole = round(us / _SECOND)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
 def percent(part: float, whole: float) -> str:
     """A share: ``3.5 %``, ``<0.1 %`` for little but something, ``unknown`` of nothing."""
     if not whole:

@@ -78,6 +78,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     ticks: tuple[tuple[float, str], ...]
     span_us: int
+    shares: tuple[tuple[str, int], ...]
+    """Where the time went, in words and microseconds; calls at the same time count once."""
 
 
 # -- messages --
@@ -185,11 +187,11 @@ def tell(
     tools = _tools(steps, messages, following)
     told = _steps(first_number, steps, messages, depths, shown)
     if not steps:
-        return Story(rows=(), steps=(), ticks=(), span_us=0)
+        return Story(rows=(), steps=(), ticks=(), span_us=0, shares=())
     origin = min(step.started_at for step in steps)
     spans = [(step.started_at, step.started_at + step.duration_us) for step in steps]
-    spans += [(tool.start, tool.end) for tool in tools if tool.end is not None]
-    clock = Timeline(spans)
+    waits = [(tool.start, tool.end) for tool in tools if tool.end is not None]
+    clock = Timeline(spans + waits)
     rows: list[Row] = []
     busy_until = origin
     for i, step in enumerate(steps):
@@ -204,8 +206,32 @@ def tell(
         ends = [step.started_at + step.duration_us, *(t.end for t in mine if t.end is not None)]
         busy_until = max(busy_until, *ends)
     return Story(
-        rows=tuple(rows), steps=tuple(told), ticks=clock.ticks(), span_us=clock.end - origin
+        rows=tuple(rows),
+        steps=tuple(told),
+        ticks=clock.ticks(),
+        span_us=clock.end - origin,
+        shares=_shares(steps, spans, waits),
     )
+
+
+def _shares(
+    steps: Sequence[Interaction], spans: Sequence[tuple[int, int]], waits: Sequence[tuple[int, int]]
+) -> tuple[tuple[str, int], ...]:
+    """Time with a model at work, with tools alone at work, and with nothing running."""
+    if any(step.operation in SPAN_OPERATIONS for step in steps):
+        return ()
+    model, all_busy = _length(spans), _length([*spans, *waits])
+    first, last = min(a for a, _ in spans), max(b for _, b in [*spans, *waits])
+    found = (
+        ("model", model),
+        ("tools", all_busy - model),
+        ("nothing ran", last - first - all_busy),
+    )
+    return tuple((name, us) for name, us in found if us > 0)
+
+
+def _length(spans: Sequence[tuple[int, int]]) -> int:
+    return sum(b - a for a, b in _merged(spans))
 
 
 def _depths(steps: Sequence[Interaction]) -> list[int]:
@@ -343,9 +369,9 @@ class Timeline:
         jumps = [a for a, _, _, _ in self._pieces[::2]]
         for us in sorted({*spots, *jumps} if len(self._pieces) > 1 else set(spots)):
             x = self.at(us)
-            if not found or x - found[-1][0] > 0.2:
-                found.append((x, fmt.duration(us - self.start) if us > self.start else "0"))
-        return tuple(t for t in found if t[0] <= 0.9)
+            if not found or x - found[-1][0] > 0.22:
+                found.append((x, fmt.clock(us - self.start)))
+        return tuple(t for t in found if t[0] <= 0.88)
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Everything that answers calls, and everything that goes out over the network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tocsin.config.model import Config, Upstream
 from tocsin.core.errors import ConfigError
@@ -26,13 +26,19 @@ _REMOTE: dict[str, type[OpenAIProvider] | type[AnthropicProvider]] = {
 }
 
 
+ClientFactory = Callable[[Limits], HttpClient]
+"""Makes an upstream's own client; the upstream closes it."""
+
+
 def make_providers(
-    config: Config, http_client: HttpClient, env: Mapping[str, str]
+    config: Config, http_client: HttpClient | ClientFactory, env: Mapping[str, str]
 ) -> dict[str, Provider]:
     """The provider of each upstream, by name; those of ``default_upstreams`` when none is set.
 
-    ``env`` holds the API keys. Nothing runs and nothing is connected before the first call (or
-    ``start_providers``). Raises ``ConfigError``, which names upstream, setting and fix.
+    One ``http_client`` is shared by all and closed by the caller. A factory makes one for each
+    upstream, with the upstream's ``max_connections``. ``env`` holds the API keys. Nothing runs
+    and nothing is connected before the first call (or ``start_providers``). Raises
+    ``ConfigError``, which names upstream, setting and fix.
     """
     upstreams = config.upstreams or default_upstreams(env)
     return {name: _make(name, upstream, http_client, env) for name, upstream in upstreams.items()}
@@ -68,11 +74,17 @@ def _upstream(kind: str, key: str) -> Upstream:
 
 
 def _make(
-    name: str, upstream: Upstream, http_client: HttpClient, env: Mapping[str, str]
+    name: str,
+    upstream: Upstream,
+    http_client: HttpClient | ClientFactory,
+    env: Mapping[str, str],
 ) -> Provider:
     remote = _REMOTE.get(upstream.kind)
     if remote is not None:
-        return remote(name, upstream, http_client, env)
+        if isinstance(http_client, HttpClient):
+            return remote(name, upstream, http_client, env)
+        own = http_client(Limits(max_connections=upstream.max_connections))
+        return remote(name, upstream, own, env, owns_client=True)
     if upstream.kind == "local":
         return LocalProvider(name, upstream, env)
     if upstream.kind == "replay":
@@ -86,6 +98,7 @@ __all__ = [
     "AnthropicProvider",
     "Chunks",
     "Circuit",
+    "ClientFactory",
     "HttpClient",
     "HttpRequest",
     "HttpResponse",

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 from collections import deque
@@ -70,6 +71,12 @@ class LocalProvider:
         self._process: asyncio.subprocess.Process | None = None
         self._client: HttpClient | None = None
         self._last_words: deque[str] = deque(maxlen=20)
+
+    @property
+    def process_id(self) -> int | None:
+        """The process that holds the model; ``None`` while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
 
     async def start(self) -> None:
         """Begin to load the model; returns at once. Calling it again does nothing."""
@@ -159,7 +166,8 @@ class LocalProvider:
         threads = max(1, (os.cpu_count() or 2) // 2)
         return {
             "model": str(self._model),
-            "alias": self._model.stem.lower(),
+            # The file's name without its quantization: SmolLM2-135M-Instruct.Q4_1.gguf.
+            "alias": re.sub(r"[.-]i?q\d\w*\Z", "", self._model.stem.lower()),
             "key": key,
             "context": CONTEXT,
             "parallel": PARALLEL,

@@ -296,7 +296,9 @@ class RemoteProvider:
     def _reply_name(self, name: bytes) -> tuple[bytes, bool]:
         """A reply header's name in lower case, and whether it goes on; remembered."""
         lower = name.lower()
-        known = (lower, lower not in _REPLY_DROPPED)
+        # Whether a page of another origin may read the answer is Tocsin's to say.
+        dropped = lower in _REPLY_DROPPED or lower.startswith(b"access-control-")
+        known = (lower, not dropped)
         if len(self._reply_names) >= _REMEMBERED:
             self._reply_names.clear()
         self._reply_names[name] = known

@@ -9,7 +9,7 @@ from typing import IO, Any
 import msgspec
 
 from tocsin.core.call import Call
-from tocsin.core.errors import ConfigError, InputError
+from tocsin.core.errors import ConfigError, InputError, UpstreamFailed
 from tocsin.core.interaction import Dialect, Usage
 from tocsin.core.messages import ROOT, Hash, Message, chain, content_hash, link, parse_message
 from tocsin.core.policy import Reply
@@ -34,7 +34,7 @@ class _Line(msgspec.Struct):
 
     interaction: dict[str, Any] = {}
     input: list[msgspec.Raw] | None = None
-    output: msgspec.Raw | None = None
+    output: msgspec.Raw = msgspec.Raw(b"null")
     blobs: dict[str, Any] = {}
     messages: list[msgspec.Raw] | None = None
     model: str | None = None
@@ -72,8 +72,13 @@ class ReplayProvider:
             )
 
     async def send(self, call: Call) -> Reply:
-        """The recorded answer, or a 404. Raises ``InputError`` when the file cannot be read."""
-        recording = await self._load()
+        """The recorded answer, or a 404. Raises ``UpstreamFailed`` for a file it cannot read."""
+        try:
+            recording = await self._load()
+        except InputError as error:
+            failure = UpstreamFailed(f"Upstream {self.name!r}: {error}", sent=False)
+            failure.retryable = False
+            raise failure from error
         if call.operation == "models":
             return Reply(status=200, headers=_JSON, body=recording.models())
         body = recording.body(call.body)
@@ -170,7 +175,7 @@ class _Recording:
             self._bodies[str(facts["request_body"])] = code, response.encode()
         nodes = chain(tuple(parse_message(bytes(raw)) for raw in raws))
         self._prefixes.update(node.hash for node in nodes)
-        if line.output is None or bytes(line.output) == b"null" or not nodes:
+        if bytes(line.output) == b"null" or not nodes:
             return
         total, first = facts.get("duration_us") or 0, facts.get("first_chunk_us") or 0
         answer = _answer(

@@ -10,7 +10,7 @@ from tocsin.core.outcome import OUTCOMES
 from tocsin.dashboard import charts, filters, fmt, render, scales, series
 from tocsin.dashboard.filters import Query
 from tocsin.dashboard.view import View
-from tocsin.store.api import FeatureSummary, Overview, SpendRow
+from tocsin.store.api import FeatureSummary, Overview, SpendBy, SpendRow
 
 _ROWS = 12
 """Features shown before "all"."""
@@ -36,7 +36,7 @@ async def overview(view: View) -> Response:
     everything = view.request.query_params.get("all") == "1"
     context = await view.read(_context, data, query, everything)
     if query.get("feature"):
-        context["models"] = await view.read(_models, view, query)
+        context["slices"] = await view.read(_slices, view, query)
     return await view.page("overview.html", section="overview", query=query, **context)
 
 
@@ -58,7 +58,7 @@ def _context(data: Overview, query: Query, everything: bool) -> dict[str, Any]:
         "charts": [chart for chart in drawn if chart is not None],
         "rows": [_row(axis, feature, query) for feature in shown],
         "hidden": len(features) - len(shown),
-        "models": None,
+        "slices": [],
     }
 
 
@@ -106,9 +106,14 @@ def _row(axis: scales.Axis, feature: FeatureSummary, query: Query) -> FeatureRow
     )
 
 
-def _models(view: View, query: Query) -> tuple[SpendRow, ...]:
-    """What one feature's calls went to, by model."""
-    return view.deps.store.spend(query.where, "model", buckets=1, top=12).rows
+def _slices(view: View, query: Query) -> list[tuple[SpendBy, str, tuple[SpendRow, ...]]]:
+    """One feature's calls by model and by release; a slice that all calls share says nothing."""
+    wanted: tuple[tuple[SpendBy, str], ...] = (("release", "Release"), ("model", "Model"))
+    found = [
+        (by, title, view.deps.store.spend(query.where, by, buckets=1, top=12).rows)
+        for by, title in wanted
+    ]
+    return [(by, title, rows) for by, title, rows in found if len(rows) > 1 or by == "model"]
 
 
 async def _empty(view: View, query: Query) -> Response:

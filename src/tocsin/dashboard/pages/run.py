@@ -76,6 +76,7 @@ def _context(view: View, run_id: str) -> dict[str, Any]:
         "pager": _pager(row, found),
         "source": found.steps[0].run_source if found.steps else None,
         "duration_us": row.last_at - row.started_at,
+        "known_tokens": row.input_tokens > 0,
         "live": filters.build(f"/live/runs/{segment(run_id)}", {"calls": row.calls}),
     }
 
@@ -110,7 +111,9 @@ def run_charts(row: RunRow, points: Sequence[StepPoint], offset: int, shown: int
     window = None
     if len(points) > STEPS_PER_PAGE:
         window = (offset // axis.step, (offset + max(shown, 1) - 1) // axis.step)
-    found = [_context_chart(row, axis, groups, window)]
+    found: list[Markup] = []
+    if any(p.input_tokens is not None for p in points):
+        found.append(_context_chart(row, axis, groups, window))
     if any(p.cost_nano_usd is not None for p in points):
         found.append(_cost_chart(row, axis, groups, window))
     return found

@@ -145,6 +145,7 @@ def _chart(data: Spend, lines: Sequence[Line], query: Query) -> Markup | None:
         axis=axis,
         scale=scales.nanos(max(total)),
         height=168,
+        roomy=True,
         points=tuple(_point(layers, i, total[i]) for i in range(steps)),
         href=query.link("/calls"),
         note=_note(data.total),

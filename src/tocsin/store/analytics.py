@@ -1,0 +1,243 @@
+"""Overview, spend and filter menus: what DuckDB adds up, in the shapes of the store's contract."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tocsin.store.api import (
+    Bucket,
+    FeatureSummary,
+    Filter,
+    Overview,
+    Spend,
+    SpendBy,
+    SpendRow,
+)
+from tocsin.store.buckets import Buckets, buckets_for
+from tocsin.store.database import Database, Row
+from tocsin.store.duck import Scan, conditions
+
+_GOOD = frozenset({"complete", "truncated"})
+_SPEND_BY: dict[SpendBy, str] = {
+    "feature": "feature",
+    "model": "model",
+    "release": "release",
+    "end_user": "end_user",
+    "run_id": "run",
+    "key_id": "key_id",
+    "upstream": "upstream",
+}
+_FACETS = ("feature", "model", "release", "outcome", "source", "upstream")
+
+
+class Question:
+    """A filter over one snapshot: its conditions, its calls and its time steps."""
+
+    def __init__(self, scan: Scan, where: Filter, runs: Sequence[int] | None, about: int) -> None:
+        self.scan = scan
+        self.where, self.params = conditions(where)
+        if runs is not None:
+            self.where += f" AND run IN ({', '.join(map(str, runs))})" if runs else " AND false"
+        self.where += " AND is_call"
+        self.since, self.until = self._range(where)
+        self.buckets: Buckets = buckets_for(self.since, self.until, about)
+        first, step = self.buckets.first, self.buckets.step_us
+        self.bucket = f"((started_at - {first}) // {step})::INTEGER"
+
+    def _range(self, where: Filter) -> tuple[int, int]:
+        since, until = where.since, where.until
+        if since is None or until is None:
+            low, high = self.all("span")[0]
+            since = since if since is not None else (low or 0)
+            until = until if until is not None else ((high or 0) + 1)
+        return since, max(until, since + 1)
+
+    def all(self, name: str, after: Sequence[Any] = (), **words: str) -> list[Row]:
+        """Rows of a named query under this filter."""
+        return self.scan.all(name, self.where, self.params, after, **words)
+
+    def stepped(self, name: str, after: Sequence[Any] = (), **words: str) -> list[Row]:
+        """The same with the steps' number."""
+        return self.all(name, after, bucket=self.bucket, **words)
+
+
+class _Sums:
+    """Sums of one feature or of all, in one time step or in all."""
+
+    def __init__(self) -> None:
+        self.calls = self.bad = self.cost = self.priced = 0
+        self.input = self.output = self.cached = self.fallbacks = self.retries = 0
+        self.outcomes: dict[str, int] = defaultdict(int)
+
+    def add(self, row: Row) -> None:
+        """One row of the ``sums`` query."""
+        outcome, calls = row[2], row[3]
+        self.calls += calls
+        self.bad += 0 if outcome in _GOOD else calls
+        self.cost += row[4] or 0
+        self.priced += row[5]
+        self.input += row[6] or 0
+        self.output += row[7] or 0
+        self.cached += row[8] or 0
+        self.fallbacks += row[9]
+        self.retries += row[10] or 0
+        self.outcomes[outcome] += calls
+
+
+class _Latencies:
+    """Quantiles by key; missing ones are ``None``."""
+
+    def __init__(self, durations: list[Row], first_chunks: list[Row]) -> None:
+        self._durations = {row[0]: row[1] for row in durations}
+        self._first_chunks = {row[0]: row[1] for row in first_chunks}
+
+    def duration(self, key: Any) -> list[float | None]:
+        return self._durations.get(key) or [None, None, None]
+
+    def first_chunk(self, key: Any) -> list[float | None]:
+        return self._first_chunks.get(key) or [None, None]
+
+
+def overview(ask: Question) -> Overview:
+    """All features over a time range. Quantiles are exact."""
+    by_feature: dict[str, _Sums] = defaultdict(_Sums)
+    steps: dict[tuple[str, int], _Sums] = defaultdict(_Sums)
+    total = _Sums()
+    for row in ask.stepped("sums"):
+        for sums in (total, by_feature[row[0]], steps[row[0], row[1]], steps["", row[1]]):
+            sums.add(row)
+    runs = {row[0]: row[1] for row in ask.all("runs_by_feature")}
+    runs[""] = ask.all("run_count")[0][0]
+    levels = _Latencies(ask.all("durations_by_feature"), ask.all("first_chunks_by_feature"))
+    series = _Latencies(
+        ask.stepped("durations_by_bucket"), ask.stepped("first_chunks_by_bucket")
+    )
+    none = _Latencies([], [])
+    whole = _series(ask.buckets, steps, "", series)
+
+    def summary(name: str, sums: _Sums) -> FeatureSummary:
+        alone = not name or len(by_feature) == 1
+        own = whole if alone else _series(ask.buckets, steps, name, none)
+        return _summary(name, sums, runs.get(name, 0), levels, own)
+
+    features = sorted(by_feature.items(), key=lambda item: (-item[1].calls, item[0]))
+    return Overview(
+        since=ask.since,
+        until=ask.until,
+        bucket_us=ask.buckets.step_us,
+        total=summary("", total),
+        features=tuple(summary(name, sums) for name, sums in features),
+    )
+
+
+def _series(
+    buckets: Buckets, steps: dict[tuple[str, int], _Sums], name: str, latencies: _Latencies
+) -> tuple[Bucket, ...]:
+    series = []
+    empty = _Sums()
+    for number, at in enumerate(buckets.starts()):
+        sums = steps.get((name, number), empty)
+        duration, first_chunk = latencies.duration(number), latencies.first_chunk(number)
+        series.append(
+            Bucket(
+                at=at,
+                calls=sums.calls,
+                bad=sums.bad,
+                cost_nano_usd=sums.cost,
+                unpriced=sums.calls - sums.priced,
+                input_tokens=sums.input,
+                output_tokens=sums.output,
+                first_chunk_p50_us=first_chunk[0],
+                first_chunk_p95_us=first_chunk[1],
+                duration_p50_us=duration[0],
+                duration_p95_us=duration[1],
+                duration_p99_us=duration[2],
+            )
+        )
+    return tuple(series)
+
+
+def _summary(
+    name: str, sums: _Sums, runs: int, latencies: _Latencies, series: tuple[Bucket, ...]
+) -> FeatureSummary:
+    key = name or None
+    duration, first_chunk = latencies.duration(key), latencies.first_chunk(key)
+    return FeatureSummary(
+        feature=name,
+        calls=sums.calls,
+        runs=runs,
+        outcomes=dict(sums.outcomes),
+        cost_nano_usd=sums.cost,
+        unpriced=sums.calls - sums.priced,
+        input_tokens=sums.input,
+        output_tokens=sums.output,
+        cache_read_tokens=sums.cached,
+        first_chunk_p50_us=first_chunk[0],
+        first_chunk_p95_us=first_chunk[1],
+        duration_p50_us=duration[0],
+        duration_p95_us=duration[1],
+        fallbacks=sums.fallbacks,
+        retries=sums.retries,
+        series=series,
+    )
+
+
+def spend(ask: Question, database: Database, by: SpendBy, top: int) -> Spend:
+    """The dearest values of one dimension, each with its series, and all together."""
+    column = _SPEND_BY[by]
+    rows = ask.all("spend", (top + 1,), by=column)
+    shown = [row for row in rows[1:] if row[0] is not None]
+    series: dict[Any, list[int]] = defaultdict(lambda: [0] * ask.buckets.count)
+    values = [row[0] for row in shown]
+    marks = ", ".join("?" * len(values)) or "NULL"
+    found = ask.stepped("spend_series", values, by=column, values=marks)
+    for value, bucket, cost in found:
+        series[value][bucket] = cost or 0
+    total = [0] * ask.buckets.count
+    for bucket, cost in ask.stepped("spend_total_series"):
+        total[bucket] = cost or 0
+    names = _run_names(database, values) if by == "run_id" else {}
+    return Spend(
+        since=ask.since,
+        until=ask.until,
+        bucket_us=ask.buckets.step_us,
+        by=by,
+        total=_spend_row(None, rows[0], total),
+        rows=tuple(
+            _spend_row(names.get(row[0], row[0]), row, series[row[0]]) for row in rows[1:]
+        ),
+    )
+
+
+def _run_names(database: Database, keys: list[int]) -> dict[Any, str]:
+    with database.read() as session:
+        found = {row[0]: row[1] for row in session.listed("run_ids", keys)}
+    return {key: found.get(key, f"deleted-{key}") for key in keys}
+
+
+def _spend_row(value: str | None, row: Row, series: list[int]) -> SpendRow:
+    return SpendRow(
+        value=value,
+        calls=row[1],
+        runs=row[2],
+        cost_nano_usd=row[3] or 0,
+        unpriced=row[1] - row[4],
+        estimated=row[5],
+        input_tokens=row[6] or 0,
+        output_tokens=row[7] or 0,
+        cache_read_tokens=row[8] or 0,
+        reasoning_tokens=row[9] or 0,
+        series=tuple(series),
+    )
+
+
+def facets(ask: Question) -> dict[str, list[tuple[str, int]]]:
+    """The values of each filter under the other conditions, most frequent first."""
+    return {name: [(row[0], row[1]) for row in ask.all("facet", by=name)] for name in _FACETS}
+
+
+def timeless(where: Filter) -> Filter:
+    """A filter without its text, which is looked up elsewhere."""
+    return msgspec.structs.replace(where, text=None)

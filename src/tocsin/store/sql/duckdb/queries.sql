@@ -1,0 +1,63 @@
+-- Analytics over segments and the tail of the log. {source} is both together, {where} the filter's
+-- conditions; {bucket} is a time step's number.
+
+-- name: span
+SELECT min(started_at), max(started_at) FROM {source} WHERE {where};
+
+-- name: sums
+SELECT
+    feature, {bucket} AS bucket, outcome, count(*), sum(cost_nano_usd)::BIGINT,
+    count(cost_nano_usd), sum(input_tokens)::BIGINT, sum(output_tokens)::BIGINT,
+    sum(cache_read_tokens)::BIGINT, count(*) FILTER (fallback), sum(retries)::BIGINT
+FROM {source} WHERE {where} GROUP BY ALL;
+
+-- name: runs_by_feature
+SELECT feature, count(*) FROM (SELECT feature, run FROM {source} WHERE {where} GROUP BY ALL)
+GROUP BY feature;
+
+-- name: run_count
+SELECT count(DISTINCT run) FROM {source} WHERE {where};
+
+-- name: durations_by_bucket
+SELECT {bucket} AS bucket, quantile_cont(duration_us, [0.5, 0.95, 0.99])
+FROM {source} WHERE {where} GROUP BY ALL;
+
+-- name: first_chunks_by_bucket
+SELECT {bucket} AS bucket, quantile_cont(first_chunk_us, [0.5, 0.95])
+FROM {source} WHERE {where} AND first_chunk_us IS NOT NULL GROUP BY ALL;
+
+-- name: durations_by_feature
+SELECT feature, quantile_cont(duration_us, [0.5, 0.95])
+FROM {source} WHERE {where} GROUP BY GROUPING SETS ((feature), ());
+
+-- name: first_chunks_by_feature
+SELECT feature, quantile_cont(first_chunk_us, [0.5, 0.95])
+FROM {source} WHERE {where} AND first_chunk_us IS NOT NULL GROUP BY GROUPING SETS ((feature), ());
+
+-- name: spend
+SELECT
+    {by} AS value, count(*), count(DISTINCT run), sum(cost_nano_usd)::BIGINT,
+    count(cost_nano_usd), count(*) FILTER (estimated), sum(input_tokens)::BIGINT,
+    sum(output_tokens)::BIGINT, sum(cache_read_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT
+FROM {source} WHERE {where}
+GROUP BY GROUPING SETS (({by}), ())
+ORDER BY grouping({by}) DESC, sum(cost_nano_usd) DESC NULLS LAST, count(*) DESC, value
+LIMIT ?;
+
+-- name: spend_series
+SELECT {by} AS value, {bucket} AS bucket, sum(cost_nano_usd)::BIGINT
+FROM {source} WHERE {where} AND ({by} IN ({values}) OR {by} IS NULL) GROUP BY ALL;
+
+-- name: spend_total_series
+SELECT {bucket} AS bucket, sum(cost_nano_usd)::BIGINT FROM {source} WHERE {where} GROUP BY ALL;
+
+-- name: facet
+SELECT {by} AS value, count(*) AS calls FROM {source} WHERE {where} AND {by} IS NOT NULL
+GROUP BY ALL ORDER BY calls DESC, value LIMIT 100;
+
+-- name: newest
+SELECT started_at, seq FROM {source} WHERE {where}
+ORDER BY started_at DESC, seq DESC LIMIT ?;
+
+-- name: matching
+SELECT seq FROM {source} WHERE {where} ORDER BY seq;
