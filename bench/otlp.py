@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +39,7 @@ Loads = Mapping[int, Load]
 """Pace in spans/s (0: flood) → batches."""
 
 
-def warmed(one: Server, given: argparse.Namespace) -> float:
+def warmed(one: Server, given: argparse.Namespace) -> float | None:
     """Send a few batches to an idle server; milliseconds until a batch is visible, the median."""
     seen, found = one.visible(), []
     for sent in batches(8, given.batch, given.flavour, seed=98):
@@ -49,7 +48,7 @@ def warmed(one: Server, given: argparse.Namespace) -> float:
         seen += given.batch
         if visible_after(one, seen, seconds=30):
             found.append(1000 * (time.perf_counter() - began))
-    return statistics.median(found[3:]) if len(found) > 3 else float("nan")
+    return median(found[3:])
 
 
 def ingest(one: Server, given: argparse.Namespace, load: Load) -> dict[str, Any]:
@@ -70,6 +69,7 @@ def ingest(one: Server, given: argparse.Namespace, load: Load) -> dict[str, Any]
     visible_s = time.perf_counter() - began
     time.sleep(2)  # work that the server put off is its own all the same
     spans = one.visible() - before
+    cpu = cpu_seconds(one.proc.pid) - cpu0
     row |= {
         "spans": spans,
         "acknowledged": acked,
@@ -78,7 +78,7 @@ def ingest(one: Server, given: argparse.Namespace, load: Load) -> dict[str, Any]
         "all_visible": complete,
         "backlog_at_last_acknowledgement": backlog,
         "bytes_sent_per_span": sum(len(b) for _, b in load) / len(load) / given.batch,
-        "cpu_us_per_span": 1e6 * (cpu_seconds(one.proc.pid) - cpu0) / max(1, spans),
+        "cpu_us_per_span": ratio(1e6 * cpu, spans),
         "memory_mb": memory_mb(one.proc.pid),
         "acknowledged_p50_ms": client.percentile(0.5),
         "acknowledged_p99_ms": client.percentile(0.99),
@@ -86,7 +86,7 @@ def ingest(one: Server, given: argparse.Namespace, load: Load) -> dict[str, Any]
         "errors": client.errors,
     }
     one.proc.stop(grace=60)
-    row["disk_bytes_per_span"] = (disk(one) - disk0) / max(1, spans)
+    row["disk_bytes_per_span"] = ratio(disk(one) - disk0, spans)
     return row
 
 

@@ -98,14 +98,16 @@ def disk_table(trace: str, rows: Sequence[Mapping[str, Any]], absent: Sequence[s
             times(ratio(r["bytes_per_call"] * r["calls"], r["sent_bytes"])),
             shown(r["bytes_per_call"], 0),
             shown(r["calls"], 0),
-            shown(ratio(r["calls"], r["seconds"]), 0),
+            "-" if r["store"] == "tocsin" else shown(ratio(r["calls"], r["seconds"]), 0),
         )
         for r in rows
     )
     columns: tuple[str, ...] = ("store", f"disk / {base.get('store', '-')}", "disk / sent")
     columns += ("bytes on disk per call", "calls", "calls/s")
     sent = ratio(base.get("sent_bytes"), base.get("calls"))
-    note = f"{shown(sent, 0)} bytes per call were sent. calls/s of tocsin: one at a time over HTTP."
+    note = (
+        f"{shown(sent, 0)} bytes per call were sent. Tocsin wrote them one by one, as calls came."
+    )
     return Table(title=TITLES[trace], columns=columns, rows=lines, note=" ".join([note, *absent]))
 
 

@@ -120,10 +120,13 @@ def tool_run(
     loop: bool = False,
 ) -> list[Entry]:
     """An agent's run: it asks for a tool in each call and gets its result in the next one."""
-    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    rng = random.Random(seed)
     model, pace, _ = _FEATURES[feature]
     run_id = derived_id("run", feature, str(seed))
-    history = [message("system", "You are a careful agent. Look before you act."), message("user", ask)]
+    history = [
+        message("system", "You are a careful agent. Look before you act."),
+        message("user", ask),
+    ]
     made: list[Entry] = []
     at, new, parent = start, 2, None
     for number in range(calls):
@@ -203,7 +206,7 @@ def _attempts(model: str, at: int, took: int, failed: bool) -> tuple[Attempt, ..
 
 def world(runs: int = 160, days: float = 2.0, seed: int = 7) -> Iterator[Entry]:
     """Two days of four features, busier towards noon, with a few bad endings."""
-    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    rng = random.Random(seed)
     names = list(_FEATURES)
     for i in range(runs):
         feature = rng.choices(names, weights=(5, 2, 8, 1))[0]
@@ -244,9 +247,7 @@ def long_run(steps: int, start: int = NOW - 9 * HOUR) -> Iterator[Entry]:
             duration_us=700_000,
             first_chunk_us=210_000,
             outcome="error" if number % 4001 == 4000 else "complete",
-            usage=Usage(
-                input_tokens=800 + number % 4000, output_tokens=24, source="reported"
-            ),
+            usage=Usage(input_tokens=800 + number % 4000, output_tokens=24, source="reported"),
             cost_nano_usd=2_000_000 + number % 4000 * 2500,
         )
 
@@ -265,7 +266,10 @@ HOSTILE = (
 def hostile_run(start: int = NOW - HOUR) -> list[Entry]:
     """A run whose every text tries to break out of the page."""
     run_id = derived_id("run", "hostile")
-    history = [message("user", HOSTILE[0] + " " + HOSTILE[6]), *(message("user", h) for h in HOSTILE[1:])]
+    history = [
+        message("user", HOSTILE[0] + " " + HOSTILE[6]),
+        *(message("user", h) for h in HOSTILE[1:]),
+    ]
     calls = [tool_call(f"c{i}", h[:200], json.dumps({h[:60]: h})) for i, h in enumerate(HOSTILE)]
     asked = message("assistant", HOSTILE[0], tool_calls=calls)
     first = entry(

@@ -138,7 +138,8 @@ class Proc:
         """Poll ``ready`` every 10 ms; returns the seconds since the start of the process."""
         while not ready():
             if self._popen.poll() is not None:
-                raise StartError(f"exited with {self._popen.returncode}; see {self.log}")
+                last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+                raise StartError(f"exited with {self._popen.returncode}: {last[-160:]}")
             if time.monotonic() - self.started > seconds:
                 raise StartError(f"not ready after {seconds:.0f} s; see {self.log}")
             time.sleep(0.01)

@@ -26,7 +26,6 @@ from tocsin.core.policy import Policy, Provider
 from tocsin.domains import DOMAINS
 from tocsin.providers import (
     HttpClient,
-    Limits,
     OutboundGuard,
     Pricer,
     Router,
@@ -77,7 +76,9 @@ class App:
         self.providers: dict[str, Provider] = {}
         self.pricer = Pricer(config.prices)
         self.identity = IdentityPolicy(_lookup(store), clock)
-        self.router = self._route(config)
+        self.providers = self._make_providers(config)
+        self.router = Router(config, self.providers, clock, _balancer())
+        self._retiring: set[asyncio.Task[None]] = set()
         self._histories: Any = None
         self._reader = ThreadPoolExecutor(1, "tocsin-traces")
         self.watchers: list[Callable[[list[Entry]], None]] = []
@@ -129,6 +130,8 @@ class App:
             await asyncio.wait([self._warming])
         self._reader.shutdown(wait=True)
         await asyncio.to_thread(self.recorder.close)
+        for task in self._retiring:
+            task.cancel()
         for provider in self.providers.values():
             await provider.aclose()
         await self.client.aclose()
@@ -156,26 +159,37 @@ class App:
             )
             if old != new
         ]
-        old_providers, old_client = self.providers, self.client
-        self.client = _client(config)
-        try:
-            router = self._route(config)
-        except ConfigError:
-            self.client, self.providers = old_client, old_providers
-            raise
-        self.router = router
+        old = self.providers
+        providers = self._make_providers(config)
+        needs_restart += [
+            f"upstreams.{name}"
+            for name, upstream in config.upstreams.items()
+            if upstream.kind == "local" and providers[name] is not old.get(name)
+        ]
+        self.router = Router(config, providers, self.clock, _balancer())
+        self.providers = providers
         self.pricer.configure(config.prices)
-        self.runtime.configure(modes=_modes(config), dispatch=router)
+        self.runtime.configure(modes=_modes(config), dispatch=self.router)
         self.config = config
-        asyncio.get_running_loop().create_task(_retire(old_providers, self.providers, old_client))
+        self._retiring.add(asyncio.create_task(_retire(old, providers)))
         return needs_restart
 
-    def _route(self, config: Config) -> Router:
+    def _make_providers(self, config: Config) -> dict[str, Provider]:
+        """The providers of a configuration.
+
+        A local model that is unchanged goes on as it is; one that is new waits for a restart: it
+        is a process, and a reload may come over HTTP.
+        """
         if self._given is not None:
-            self.providers = dict(self._given)
-        else:
-            self.providers = make_providers(config, self.client, self._env)
-        return Router(config, self.providers, self.clock, random.Random())  # noqa: S311 - balancing
+            return dict(self._given)
+        guard = OutboundGuard(allow=[*config.outbound.allow, *allowed_hosts(config)])
+        made = make_providers(
+            config, lambda limits: HttpClient(guard=guard, limits=limits), self._env
+        )
+        for name, upstream in config.upstreams.items():
+            if upstream.kind == "local" and self.config.upstreams.get(name) == upstream:
+                made[name] = self.providers.get(name, made[name])
+        return made
 
     def _policies(self) -> tuple[Policy, ...]:
         """The request path, outermost first."""
@@ -347,10 +361,12 @@ def _modes(config: Config) -> Callable[[str, str], Mode]:
 
 
 def _client(config: Config) -> HttpClient:
-    """The one client for everything that goes out. What the operator configured is allowed."""
-    guard = OutboundGuard(allow=[*config.outbound.allow, *allowed_hosts(config)])
-    most = max((upstream.max_connections for upstream in config.upstreams.values()), default=1024)
-    return HttpClient(guard=guard, limits=Limits(max_connections=most, max_idle=most))
+    """The client for what Tocsin itself sends; upstreams have their own."""
+    return HttpClient(guard=OutboundGuard(allow=[*config.outbound.allow, *allowed_hosts(config)]))
+
+
+def _balancer() -> random.Random:
+    return random.Random()  # noqa: S311 - it spreads load and jitters pauses, nothing more
 
 
 def _lookup(store: Store) -> Callable[[Sequence[Hash], Sequence[str]], list[Seen]]:
@@ -366,12 +382,9 @@ def _header_list(text: str) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((n.strip().lower().encode(), v.strip().encode()) for n, _, v in pairs)
 
 
-async def _retire(
-    old: Mapping[str, Provider], new: Mapping[str, Provider], client: HttpClient
-) -> None:
+async def _retire(old: Mapping[str, Provider], new: Mapping[str, Provider]) -> None:
     """Close what a reload replaced, once the calls that use it have had time to end."""
     await asyncio.sleep(600)
-    for provider in old.values():
-        if all(provider is not other for other in new.values()):
+    for name, provider in old.items():
+        if new.get(name) is not provider:
             await provider.aclose()
-    await client.aclose()

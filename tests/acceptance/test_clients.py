@@ -9,9 +9,9 @@ import anthropic
 import openai
 import pytest
 import pytest_asyncio
+
 from support.process import Tocsin
 from support.upstream import Upstream
-
 from tocsin.core.interaction import Interaction
 from tocsin.store import Filter
 
@@ -62,9 +62,7 @@ class World:
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     retries = getattr(request, "param", 0)
     async with Upstream() as upstream:
-        config = CONFIG.format(
-            url=upstream.url, root=upstream.url, retries=retries
-        )
+        config = CONFIG.format(url=upstream.url, root=upstream.url, retries=retries)
         with Tocsin(tmp_path, config) as tocsin:
             await tocsin.ready()
             yield World(tocsin, upstream)
@@ -72,7 +70,9 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 
 async def test_a_chat_completion_is_answered_and_recorded(world: World) -> None:
     answer = await asyncio.to_thread(
-        lambda: world.openai.chat.completions.create(model="gpt-4o-mini", messages=HELLO, user="ann")
+        lambda: world.openai.chat.completions.create(
+            model="gpt-4o-mini", messages=HELLO, user="ann"
+        )
     )
     assert answer.choices[0].message.content == "echo 1"
     (row,) = world.recorded(1)
@@ -82,7 +82,11 @@ async def test_a_chat_completion_is_answered_and_recorded(world: World) -> None:
         "ann",
         "gpt-4o-mini",
     )
-    assert (row.usage.input_tokens, row.usage.output_tokens, row.usage.source) == (10, 2, "reported")
+    assert (row.usage.input_tokens, row.usage.output_tokens, row.usage.source) == (
+        10,
+        2,
+        "reported",
+    )
     assert row.cost_nano_usd == 10 * 150 + 2 * 600  # gpt-4o-mini: $0.15 and $0.60 a million
     (first, headers, _) = world.upstream.requests[0]
     assert first == "POST /v1/chat/completions HTTP/1.1"
@@ -133,9 +137,11 @@ async def test_a_tool_loop_is_one_run_with_its_tools(world: World) -> None:
     def loop() -> None:
         messages: list[dict[str, object]] = list(HELLO)
         for _ in range(2):
-            reply = world.openai.chat.completions.create(
-                model="m", messages=messages, tools=[TOOL]
-            ).choices[0].message
+            reply = (
+                world.openai.chat.completions.create(model="m", messages=messages, tools=[TOOL])
+                .choices[0]
+                .message
+            )
             messages.append(reply.model_dump(exclude_none=True))
             for tool in reply.tool_calls or []:
                 messages.append({"role": "tool", "tool_call_id": tool.id, "content": "sunny"})

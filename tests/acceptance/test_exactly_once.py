@@ -58,7 +58,13 @@ class Client:
         self.scoped_key = key
 
     async def begin(
-        self, user: str, do: str = "answer", *, feature: str = "default", key: str = "sk-x", **more: Any
+        self,
+        user: str,
+        do: str = "answer",
+        *,
+        feature: str = "default",
+        key: str = "sk-x",
+        **more: Any,
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         body = json.dumps(

@@ -80,9 +80,7 @@ async def test_killed_at_random_instants_it_loses_nothing_that_was_completed(
     rng = random.Random(seed)
     completed: set[str] = set()
     async with Upstream() as upstream:
-        tocsin = Tocsin(
-            tmp_path, f'[upstreams.main]\nbase_url = "{upstream.url}"\nretries = 0\n'
-        )
+        tocsin = Tocsin(tmp_path, f'[upstreams.main]\nbase_url = "{upstream.url}"\nretries = 0\n')
         stop = asyncio.Event()
         await tocsin.start().ready()
         hammers = [

@@ -96,6 +96,7 @@ class Echo:
     def __init__(self) -> None:
         self.heads: list[str] = []
         self.port = 0
+        self._clients: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Echo":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -104,8 +105,14 @@ class Echo:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for task in self._clients:
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -113,7 +120,10 @@ class Echo:
                 body = await reader.readexactly(int(length[1]) if length else 0)
                 self.heads.append(head)
                 await self._answer(head, body, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client left, or the test is over
+        finally:
+            self._clients.discard(task)
             writer.close()
 
     async def _answer(self, head: str, body: bytes, writer: asyncio.StreamWriter) -> None:

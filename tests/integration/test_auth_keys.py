@@ -115,6 +115,15 @@ async def test_another_machine_is_never_anonymous(keyring: Keyring) -> None:
             await keyring.authenticate((), peer=peer)
 
 
+async def test_what_a_proxy_forwards_is_never_anonymous(keyring: Keyring) -> None:
+    made = keyring.issue("app", actor="test")
+    for name in (b"x-forwarded-for", b"forwarded", b"x-real-ip"):
+        with pytest.raises(Unauthenticated, match="proxy"):
+            await keyring.authenticate(((name, b"203.0.113.9"),), peer="127.0.0.1")
+        with_key = ((name, b"203.0.113.9"), *bearer(made.secret))
+        assert (await keyring.authenticate(with_key)).key_id == made.row.id
+
+
 async def test_a_web_page_of_another_origin_cannot_spend_money_without_a_key(
     keyring: Keyring,
 ) -> None:

@@ -59,6 +59,7 @@ def test_an_unknown_price_is_counted_and_never_a_cost() -> None:
     metrics = Metrics()
     metrics.observe(interaction(cost_nano_usd=None))
     metrics.observe(interaction(cost_nano_usd=None, operation="models"))
+    metrics.observe(interaction(cost_nano_usd=None, outcome="denied", attempts=()))
     labels = {"feature": "support", "model": "gpt-4o-mini"}
     assert value(metrics, "tocsin_unpriced_calls_total", **labels) == 1
     assert value(metrics, "tocsin_cost_usd_total", **labels) is None

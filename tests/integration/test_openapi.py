@@ -94,3 +94,10 @@ def test_schemathesis_finds_nothing_wrong_with_all_checks_on(site: Site, tmp_pat
     )
     assert done.returncode == 0, done.stdout[-12_000:] + done.stderr[-2_000:]
     assert "No issues found" in done.stdout
+
+
+def test_every_operation_stands_in_the_manual() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    for operation in OPERATIONS:
+        path = operation.path.replace(":path", "")
+        assert f"| `{operation.method} {path}` | {operation.role} |" in manual

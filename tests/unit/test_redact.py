@@ -6,7 +6,7 @@ import time
 import traceback
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tocsin.core.redact import MARK, Redactor, redact, redact_headers
@@ -51,37 +51,11 @@ TRIGGERS = [
     *("tk-", "x" * 16, MARK, "://", "@", "?", "key", "&", "\\", "null", "basic", "eyJ"),
     "-----BEGIN PRIVATE KEY-----",
 ]
-    "token",
-    "api_key",
-    "password",
-    "cookie",
-    "=",
-    ":",
-    '"',
-    "'",
-    "b'",
-    ",",
-    "Bearer",
-    "sk-",
-    "tk-",
-    "xxxxxxxxxxxxxxxx",
-    "[redacted]\n://",
-    "@",
-    "?",
-    "key",
-    "&",
-    "\\",
-    "null",
-    "-----BEGIN",
-    "PRIVATE",
-    "KEY-----",
-    "basic",
-    "eyJ",
-]
 words = st.sampled_from([*TRIGGERS, " ", "\n"])
 
 
 @given(st.lists(words, max_size=14).map("".join))
+@example("token=b'b'")
 def test_redacting_twice_changes_nothing_more_in_texts_full_of_triggers(text: str) -> None:
     once = redact(text)
     assert redact(once) == once

@@ -8,7 +8,7 @@ def main() -> None:
     # Imported here so that `import tocsin.cli` costs nothing.
     from tocsin.cli.commands import app
 
-    sys.exit(app())
+    sys.exit(app(prog_name="tocsin"))
 
 
 __all__ = ["main"]

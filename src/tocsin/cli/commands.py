@@ -141,7 +141,8 @@ def replay(
     """Report on traces of other systems: runs, tools, spend, loops.
 
     Reads OpenAI messages (JSONL), OTLP (JSON, protobuf), Langfuse and LangSmith exports, tau-bench
-    trajectories and Tocsin's own export. Records that cannot be read are counted and named by line.
+    trajectories and Tocsin's own export. Records that cannot be read are counted and named by line,
+    and make the exit code 1.
     """
     from tocsin.cli.replay import replay as run
 

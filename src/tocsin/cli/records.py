@@ -58,7 +58,8 @@ def _print_runs(rows: list[RunRow], now: int, *, more: bool) -> None:
             output.cell(row.feature),
             fmt.count(row.calls),
             fmt.count(row.tool_calls),
-            fmt.tokens(row.input_tokens + row.output_tokens),
+            # A sum of zero tokens means that nobody counted them.
+            fmt.tokens(row.input_tokens + row.output_tokens or None),
             fmt.spent(row.cost_nano_usd, row.calls, row.unpriced),
             output.cell(row.outcome, output.outcome_style(row.outcome)),
             output.cell(row.title, output.QUIET),

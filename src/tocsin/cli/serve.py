@@ -63,6 +63,8 @@ class Server(uvicorn.Server):
         # What is loaded by now lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()
+        # A call makes and frees some hundred containers, hardly ever in a cycle: look seldom.
+        gc.set_threshold(50_000, 20, 50)
         self.ready.set()
 
     def stop(self) -> None:

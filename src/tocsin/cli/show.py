@@ -98,7 +98,8 @@ def _run_head(run: RunRow) -> Iterator["Text"]:
     yield Text.assemble(
         (run.outcome, output.outcome_style(run.outcome)),
         f" · {fmt.plural(run.calls, 'call')} · {fmt.plural(run.tool_calls, 'tool call')} · "
-        f"{fmt.tokens(run.input_tokens)} tokens in, {fmt.tokens(run.output_tokens)} out · "
+        f"{fmt.tokens(run.input_tokens or None)} tokens in, "
+        f"{fmt.tokens(run.output_tokens or None)} out · "
         f"{fmt.spent(run.cost_nano_usd, run.calls, run.unpriced)}",
         (f" · {run.unpriced} without a known price" if run.unpriced else "", "yellow"),
     )

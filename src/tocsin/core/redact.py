@@ -108,7 +108,7 @@ _NAMED = re.compile(
     rf"(?:(?:{_any_of(_SCHEMES)})\s{{1,8}}(?!\[))?)"
     rf"(?!(?:none|null|true|false)\b|(?:{_any_of(_SCHEMES)})\s)"
     r"(?:(b?\")(?!\[redacted\]\")[^\"\n]+|(b?')(?!\[redacted\]')[^'\n]+"
-    r"|(\\[\"'])(?!\[redacted\])[^\\\"'\n]+|[^\s\"'&;,<>(){}\[\]\\]+)",
+    r"|(\\[\"'])(?!\[redacted\])[^\\\"'\n]+|(?!b[\"'])[^\s\"'&;,<>(){}\[\]\\]+)",
     re.I,
 )
 _SHAPED = re.compile(rf"(?<![A-Za-z0-9])({_any_of(_SHAPES)})[A-Za-z0-9_.\-]{{12,}}")

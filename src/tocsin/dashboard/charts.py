@@ -132,22 +132,25 @@ def _point(figure: Figure, i: int, value: float | None) -> tuple[str, str]:
 
 
 def _pieces(band: Band) -> list[tuple[int, int, bool]]:
-    """Unbroken stretches ``(start, end, thin)``; a change of thinness shares its joint."""
+    """Stretches ``(start, end, thin)`` to draw at once; neighbours share the step they meet at."""
     found: list[tuple[int, int, bool]] = []
-    start: int | None = None
-    count = len(band.low)
-    for i in range(count + 1):
-        here = i < count and band.low[i] is not None and band.high[i] is not None
-        if start is None:
-            start = i if here else None
-            continue
-        thin = band.weights[start] < THIN
+    known = [
+        low is not None and high is not None for low, high in zip(band.low, band.high, strict=True)
+    ]
+    for i, here in enumerate(known):
         if not here:
-            found.append((start, i, thin))
-            start = None
-        elif (band.weights[i] < THIN) != thin:
-            found.append((start, i + 1 if thin else i, thin))
-            start = i if thin else i - 1 if i - 1 > start else i
+            continue
+        thin = band.weights[i] < THIN
+        joined = i + 1 < len(known) and known[i + 1]
+        if not joined:
+            if i == 0 or not known[i - 1]:
+                found.append((i, i + 1, thin))
+            continue
+        thin = thin or band.weights[i + 1] < THIN
+        if found and found[-1][1] == i + 1 and found[-1][2] == thin:
+            found[-1] = (found[-1][0], i + 2, thin)
+        else:
+            found.append((i, i + 2, thin))
     return found
 
 

@@ -172,6 +172,6 @@ def number(params: QueryParams, name: str, default: int, highest: int) -> int:
     text = params.get(name)
     if not text:
         return default
-    if not text.isascii() or not text.isdecimal() or len(text) > 12:
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
         raise InputError(f"“{name}” must be a whole number.")
     return min(int(text), highest)

@@ -52,11 +52,17 @@ class Axis(msgspec.Struct, frozen=True, kw_only=True):
     ticks: tuple[Tick, ...]
     kind: str
     """``time`` (microseconds since the epoch) or ``steps`` (numbers of calls, from 1)."""
+    open_end: bool = False
+    """Whether the last step reaches beyond the range, so that its count is not complete."""
 
     @property
     def steps(self) -> int:
         """How many steps the axis has, at least one."""
         return max(1, math.ceil((self.end - self.start) / self.step))
+
+    def so_far(self, i: int) -> str:
+        """Words for a step that is not over, empty for any other."""
+        return ", so far" if self.open_end and i == self.steps - 1 else ""
 
     def index(self, at: int) -> int:
         """The step that holds ``at``; may lie outside of the axis."""
@@ -64,8 +70,9 @@ class Axis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def time_axis(since: int, until: int, bucket_us: int) -> Axis:
-    """The axis of a time range. The first step starts at the bucket that holds ``since``."""
-    start, end = since, max(until, since + bucket_us)
+    """The axis of a time range in whole steps, round in UTC as the store's buckets are."""
+    start = since - since % bucket_us
+    end = start + max(1, -(-(until - start) // bucket_us)) * bucket_us
     span = end - start
     step = next((s for s in _TIME_STEPS if span / s <= _MOST_TICKS), 364 * _DAY)
     first = -(-start // step) * step
@@ -73,7 +80,9 @@ def time_axis(since: int, until: int, bucket_us: int) -> Axis:
     ticks = tuple(
         Tick(at, (at - start) / span, time_label(at, step)) for at in list(places)[:_MOST_TICKS]
     )
-    return Axis(start=start, end=end, step=bucket_us, ticks=ticks, kind="time")
+    return Axis(
+        start=start, end=end, step=bucket_us, ticks=ticks, kind="time", open_end=end > until
+    )
 
 
 def time_label(at: int, step: int) -> str:

@@ -39,7 +39,8 @@ def calls_chart(axis: scales.Axis, buckets: Sequence[Bucket], query: Query) -> M
     calls = [b.calls for b in buckets]
     bad = [b.bad for b in buckets]
     points = tuple(
-        f"{fmt.plural(b.calls, 'call')}, {fmt.count(b.bad)} ended badly" for b in buckets
+        f"{fmt.plural(b.calls, 'call')}, {fmt.count(b.bad)} ended badly{axis.so_far(i)}"
+        for i, b in enumerate(buckets)
     )
     figure = charts.Figure(
         id="calls",
@@ -109,7 +110,8 @@ def spend_chart(axis: scales.Axis, buckets: Sequence[Bucket], query: Query) -> M
         axis=axis,
         scale=scales.nanos(max(cost, default=0)),
         points=tuple(
-            fmt.spent(b.cost_nano_usd, b.calls, b.unpriced) + _unpriced(b.unpriced) for b in buckets
+            fmt.spent(b.cost_nano_usd, b.calls, b.unpriced) + _unpriced(b.unpriced) + axis.so_far(i)
+            for i, b in enumerate(buckets)
         ),
         href=query.link("/calls"),
         note=left_out + "." if left_out else "",

@@ -45,7 +45,9 @@ _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SHAPE = re.compile(rb"tk-[0-9A-Za-z]{40}\Z")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}\Z")
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"tocsin-key"})
-_LOOKED_AT = _CREDENTIALS | {b"origin", b"sec-fetch-site"}
+_ORIGINS = frozenset({b"origin", b"sec-fetch-site"})
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"cf-connecting-ip"})
+_LOOKED_AT = _CREDENTIALS | _ORIGINS | _FORWARDED
 _THIS_MACHINE = ("127.", "::1", "::ffff:127.")
 _OURS_ONLY = frozenset({b"tocsin-key", b"cookie"})
 _MAX_FRESH = 4096
@@ -135,12 +137,13 @@ class Keyring:
         """Who sent these headers (names in lower case); the hot path, without I/O when cached.
 
         Raises ``Unauthenticated`` for a key of ours that is unknown, expired or revoked, and where
-        no key came but one is required; ``Forbidden`` for a web page of another origin that calls
-        without a key; ``Unavailable`` when the store cannot say. ``peer`` is the caller's address:
-        one that is not this machine's is never anonymous, whatever the settings.
+        no key came but one is needed: where keys are required, and through a proxy. ``Forbidden``
+        for a web page of another origin that calls without a key; ``Unavailable`` when the store
+        cannot say. ``peer`` is the caller's address: one that is not this machine's is never
+        anonymous, whatever the settings.
         """
         token: bytes | None = None
-        foreign = False
+        foreign = forwarded = False
         for name, value in headers:
             if name in _LOOKED_AT:
                 if name in _CREDENTIALS:
@@ -149,12 +152,17 @@ class Keyring:
                         if token is not None and token != found:
                             raise Unauthenticated(_TWO_KEYS)
                         token = found
+                elif name in _FORWARDED:
+                    forwarded = True
                 elif name == b"origin" or value not in (b"same-origin", b"none"):
                     foreign = True
         if token is not None:
             return await self.principal(token)
         if self.require_key or (peer and not peer.startswith(_THIS_MACHINE)):
             raise Unauthenticated(_NO_KEY)
+        if forwarded:
+            # From a proxy on this machine the whole world comes as loopback.
+            raise Unauthenticated(_PROXIED)
         if foreign and not same_origin(headers):
             raise Forbidden(_FOREIGN_PAGE, code="foreign_origin")
         return ANONYMOUS
@@ -320,6 +328,10 @@ _BAD_KEY = (
 )
 _NO_KEY = (
     "a Tocsin key is needed: send it as `Authorization: Bearer tk-…`, `x-api-key` or `tocsin-key` "
+    "(make one with `tocsin keys issue NAME`)"
+)
+_PROXIED = (
+    "this call came through a proxy, so it may come from anywhere: it needs a Tocsin key "
     "(make one with `tocsin keys issue NAME`)"
 )
 _TWO_KEYS = "two different Tocsin keys came with one request; send one"

@@ -28,7 +28,7 @@ _BUCKETS_S = (
     *(5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
 )
 _BUCKETS_US = tuple(int(seconds * 1_000_000) for seconds in _BUCKETS_S)
-_UNPRICED_OPERATIONS = SPAN_OPERATIONS | {"models", "count_tokens", "other"}
+_FREE = SPAN_OPERATIONS | {"models", "count_tokens", "other"}
 
 Labels = tuple[str, ...]
 Gauge = Callable[[], float]
@@ -173,7 +173,7 @@ class Metrics:
             add((feature, model, "reasoning"), usage.reasoning_tokens)
         if interaction.cost_nano_usd is not None:
             self._cost.add((feature, model), interaction.cost_nano_usd)
-        elif interaction.operation not in _UNPRICED_OPERATIONS:
+        elif interaction.operation not in _FREE and (interaction.attempts or _told(interaction)):
             self._unpriced.add((feature, model))
 
     def render(self) -> bytes:
@@ -233,6 +233,11 @@ class Metrics:
                 buckets.append(("+Inf", total + counts[len(_BUCKETS_S)]))
                 family.add_metric(labels, buckets, counts[-1] / 1_000_000)
             yield family
+
+
+def _told(interaction: Interaction) -> bool:
+    """Whether a trace told of this call: then its attempts are unknown, not absent."""
+    return interaction.source in ("otlp", "import")
 
 
 def _result(attempt: Attempt) -> str:

@@ -113,7 +113,9 @@ def safe_target(target: str | None) -> str:
 
 
 def _is_https(request: Request) -> bool:
-    return bool(request.scope.get("scheme") == "https")
+    # Whoever makes the header up only takes the cookie from itself over http.
+    forwarded = request.headers.get("x-forwarded-proto", "").lower()
+    return "https" in (request.scope.get("scheme"), forwarded)
 
 
 def _welcome(target: str) -> Response:

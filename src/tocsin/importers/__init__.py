@@ -12,17 +12,18 @@ from tocsin.core.errors import InputError
 from tocsin.core.interaction import Entry
 from tocsin.importers import native
 from tocsin.importers.files import BadRecord, Progress, Source
-from tocsin.importers.formats import langfuse, langsmith, openai, otlp, taubench
+from tocsin.importers.formats import langfuse, langsmith, openai, taubench
+from tocsin.importers.formats import otlp as otlp_files
 from tocsin.importers.formats.api import Format
 
 FORMATS: tuple[Format, ...] = (
     native.FORMAT,
-    otlp.JSON,
+    otlp_files.JSON,
     taubench.FORMAT,
     langsmith.FORMAT,
     langfuse.FORMAT,
     openai.FORMAT,
-    otlp.PROTOBUF,
+    otlp_files.PROTOBUF,
 )
 """Every format that can be read, in the order in which a file is tried against them."""
 

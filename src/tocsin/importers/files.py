@@ -198,9 +198,10 @@ class _Items:
             wait = 2 * (len(self._buffer) - at) + at
         at = yield from self._scan(at)
         if self._depth or self._buffer[at:].strip():
-            yield self._source.bad(
-                self._line_at(max(self._start, 0)), "the file breaks off inside this record"
-            )
+            start = max(self._start, 0)
+            rest = self._buffer[start:]
+            line = self._line_at(start + len(rest) - len(rest.lstrip()))
+            yield self._source.bad(line, "the file breaks off inside this record")
 
     def _scan(self, at: int) -> Generator[tuple[int, bytes], None, int]:
         """Yield what is whole; returns where the next scan begins."""

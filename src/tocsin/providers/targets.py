@@ -12,7 +12,7 @@ from tocsin.core.interaction import Dialect
 from tocsin.core.policy import Provider
 from tocsin.providers.circuit import Circuit, RouterStats, UpstreamStats
 
-_DEFAULT = Upstream()
+_DEFAULT = Upstream.model_validate({})
 _EVERY: frozenset[Dialect] = frozenset({"openai", "anthropic"})
 
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tocsin.core.call import Call, Draft
 from tocsin.core.errors import CallError, Denied, Forbidden, PolicyFailed, UpstreamFailed
 from tocsin.core.ids import derived_id
@@ -157,8 +159,13 @@ class Exchange:
         answered = 0
         for message in messages[new_from:]:
             answered += len(message.answers)
-        attempts = tuple(draft.attempts)
+        attempts = draft.attempts
         last = attempts[-1] if attempts else None
+        if last is not None and draft.first_chunk_us is not None:
+            # A streamed attempt lasts as long as its stream.
+            lasted = self._runtime.clock.now_us() - last.started_at
+            last = msgspec.structs.replace(last, duration_us=lasted)
+            attempts[-1] = last
         return Interaction(
             id=call.id,
             source=call.source,
@@ -189,7 +196,7 @@ class Exchange:
             error_message=_clip(draft.error_message),
             usage=usage,
             first_chunk_us=draft.first_chunk_us,
-            attempts=attempts,
+            attempts=tuple(attempts),
             decisions=tuple(draft.decisions),
             input_node=input_node,
             output_node=_output_node(input_node, output),

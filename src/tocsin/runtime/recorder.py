@@ -34,7 +34,11 @@ log = logging.getLogger("tocsin.recorder")
 _BATCH = 256
 _LINGER_S = 0.02
 """How long the writer waits for company before it appends; a call is visible soon after."""
-_MAX_QUEUED_BYTES = 64 * 1024 * 1024
+_MAX_QUEUED_BYTES = 24 * 1024 * 1024
+_ENTRY_BYTES = 4000
+"""What an entry takes in memory besides its bodies, about."""
+_CROWDED = 1024
+"""Entries waiting from which on calls give way to the writer."""
 
 Enrich = Callable[[Entry], Entry]
 Stored = Callable[[list[Entry]], None]
@@ -63,7 +67,7 @@ class Recorder:
         ingest: Callable[[records.Ingested], Iterable[Entry]] = lambda record: (),
         stored: Stored = lambda entries: None,
         sync: bool = False,
-        segment_bytes: int = 16 * 1024 * 1024,
+        segment_bytes: int = 4 * 1024 * 1024,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -158,17 +162,17 @@ class Recorder:
         )
         size = len(call.body) + (len(raw) if raw else 0) + (len(response) if response else 0)
         segments = tuple([s for s in (first, second) if s is not None])
-        self._push(_Item([entry], segments, size + 1000))
+        self._push(_Item([entry], segments, size + _ENTRY_BYTES))
 
     def ingest(self, record: records.Ingested, entries: list[Entry]) -> None:
         """Journal a batch that came as traces, and queue its entries."""
         segment = self._write(INGEST, record)
         segments = () if segment is None else (segment,)
-        self._push(_Item(entries, segments, len(record.body) * 4 + 1000))
+        self._push(_Item(entries, segments, len(record.body) + len(entries) * _ENTRY_BYTES))
 
     def add(self, entries: list[Entry]) -> None:
         """Queue entries that need no journal (a file being replayed can be read again)."""
-        self._push(_Item(entries, (), 1000))
+        self._push(_Item(entries, (), len(entries) * _ENTRY_BYTES))
 
     def _write(self, kind: int, record: object) -> Segment | None:
         if self._journal is None:
@@ -201,7 +205,14 @@ class Recorder:
             self._wake.set()
 
     async def durable(self) -> None:
-        """Return when everything journaled so far would survive a power cut, if so configured."""
+        """Return when everything journaled so far is as durable as configured.
+
+        When the writer falls behind, this also gives way to it: the interpreter runs one thread at
+        a time, and a busy loop would starve the writer until memory is full.
+        """
+        waiting = len(self._queue)
+        if waiting > _CROWDED:
+            await asyncio.sleep(min(0.05, waiting / _CROWDED * 0.002))
         if not self._sync or self._journal is None:
             return
         # One fsync serves all who asked before it began; who asks while it runs shares the next.
@@ -270,6 +281,9 @@ class Recorder:
             self._queued_bytes -= item.size
             for segment in item.segments:
                 segment.settled += 1
+        journal = self._journal
+        if journal is not None and journal.crowded:
+            journal.release()
         try:
             self._stored(entries)
         except Exception:

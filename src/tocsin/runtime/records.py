@@ -13,7 +13,16 @@ from tocsin.core.call import Call
 from tocsin.core.errors import BadRequest
 from tocsin.core.ids import derived_id
 from tocsin.core.interaction import Blob, Dialect, Entry, Interaction, Operation, Source
-from tocsin.core.messages import Message, Node, chain, content_hash, link, parse_message
+from tocsin.core.messages import (
+    ROOT,
+    Hash,
+    Message,
+    Node,
+    chain,
+    content_hash,
+    link,
+    parse_message,
+)
 from tocsin.core.wire import parse_request
 from tocsin.store.journal import CLOSE, INGEST, OPEN
 
@@ -84,9 +93,9 @@ def opened(call: Call) -> Opened:
     )
 
 
-def _text_blob(data: bytes) -> tuple[Blob, ...]:
+def _text_blob(name: Hash | None, data: bytes) -> tuple[Blob, ...]:
     """Content worth keeping: up to ``MAX_BLOB`` bytes; anything else is known by its hash."""
-    return (Blob(content_hash(data), data),) if 0 < len(data) <= MAX_BLOB else ()
+    return (Blob(name, data),) if name is not None and len(data) <= MAX_BLOB else ()
 
 
 def entry(
@@ -100,12 +109,16 @@ def entry(
     response: bytes | None,
 ) -> Entry:
     """The entry of a call: its record, its messages, and the bodies that are no messages."""
-    blobs = _text_blob(params) if messages else _text_blob(body)
+    if messages:
+        blobs = _text_blob(interaction.params, params)
+    else:
+        blobs = _text_blob(interaction.request_body, body)
     if response:
-        blobs += _text_blob(response)
+        blobs += _text_blob(interaction.response_body, response)
     if output is not None:
-        start = nodes[-1].hash if nodes else bytes(16)
-        nodes = (*nodes, Node(link(start, output.hash), start, output.hash))
+        start = nodes[-1].hash if nodes else ROOT
+        found = interaction.output_node or link(start, output.hash)
+        nodes = (*nodes, Node(found, start, output.hash))
     return Entry(interaction=interaction, input=messages, nodes=nodes, output=output, blobs=blobs)
 
 

@@ -2,9 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
-
-import msgspec
 
 from tocsin.store.api import (
     Bucket,
@@ -35,24 +34,38 @@ _FACETS = ("feature", "model", "release", "outcome", "source", "upstream")
 class Question:
     """A filter over one snapshot: its conditions, its calls and its time steps."""
 
-    def __init__(self, scan: Scan, where: Filter, runs: Sequence[int] | None, about: int) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        where: Filter,
+        runs: Sequence[int] | None,
+        about: int,
+        *,
+        calls_only: bool = True,
+    ) -> None:
         self.scan = scan
         self.where, self.params = conditions(where)
         if runs is not None:
             self.where += f" AND run IN ({', '.join(map(str, runs))})" if runs else " AND false"
-        self.where += " AND is_call"
-        self.since, self.until = self._range(where)
-        self.buckets: Buckets = buckets_for(self.since, self.until, about)
-        first, step = self.buckets.first, self.buckets.step_us
-        self.bucket = f"((started_at - {first}) // {step})::INTEGER"
+        if calls_only:
+            self.where += " AND is_call"
+        self._asked_for = where
+        self._about = about
 
-    def _range(self, where: Filter) -> tuple[int, int]:
-        since, until = where.since, where.until
+    @cached_property
+    def range(self) -> tuple[int, int]:
+        """Since and until; the data's own where the filter leaves them open."""
+        since, until = self._asked_for.since, self._asked_for.until
         if since is None or until is None:
             low, high = self.all("span")[0]
             since = since if since is not None else (low or 0)
             until = until if until is not None else ((high or 0) + 1)
         return since, max(until, since + 1)
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """The time steps of every series."""
+        return buckets_for(*self.range, self._about)
 
     def all(self, name: str, after: Sequence[Any] = (), **words: str) -> list[Row]:
         """Rows of a named query under this filter."""
@@ -60,7 +73,20 @@ class Question:
 
     def stepped(self, name: str, after: Sequence[Any] = (), **words: str) -> list[Row]:
         """The same with the steps' number."""
-        return self.all(name, after, bucket=self.bucket, **words)
+        first, step = self.buckets.first, self.buckets.step_us
+        return self.all(name, after, bucket=f"((started_at - {first}) // {step})::INTEGER", **words)
+
+    def newest(self, limit: int, edge: tuple[int, int] | None) -> list[Row]:
+        """(started_at, seq) rows, newest first, from ``edge`` on."""
+        if edge is None:
+            return self.all("newest", (limit,))
+        older = f"{self.where} AND (started_at < ? OR (started_at = ? AND seq < ?))"
+        params = [*self.params, edge[0], *edge]
+        return self.scan.all("newest", older, params, (limit,))
+
+    def matching(self) -> list[int]:
+        """The numbers of all interactions that the filter finds, in order."""
+        return [row[0] for row in self.all("matching")]
 
 
 class _Sums:
@@ -111,9 +137,7 @@ def overview(ask: Question) -> Overview:
     runs = {row[0]: row[1] for row in ask.all("runs_by_feature")}
     runs[""] = ask.all("run_count")[0][0]
     levels = _Latencies(ask.all("durations_by_feature"), ask.all("first_chunks_by_feature"))
-    series = _Latencies(
-        ask.stepped("durations_by_bucket"), ask.stepped("first_chunks_by_bucket")
-    )
+    series = _Latencies(ask.stepped("durations_by_bucket"), ask.stepped("first_chunks_by_bucket"))
     none = _Latencies([], [])
     whole = _series(ask.buckets, steps, "", series)
 
@@ -124,8 +148,8 @@ def overview(ask: Question) -> Overview:
 
     features = sorted(by_feature.items(), key=lambda item: (-item[1].calls, item[0]))
     return Overview(
-        since=ask.since,
-        until=ask.until,
+        since=ask.range[0],
+        until=ask.range[1],
         bucket_us=ask.buckets.step_us,
         total=summary("", total),
         features=tuple(summary(name, sums) for name, sums in features),
@@ -200,14 +224,12 @@ def spend(ask: Question, database: Database, by: SpendBy, top: int) -> Spend:
         total[bucket] = cost or 0
     names = _run_names(database, values) if by == "run_id" else {}
     return Spend(
-        since=ask.since,
-        until=ask.until,
+        since=ask.range[0],
+        until=ask.range[1],
         bucket_us=ask.buckets.step_us,
         by=by,
         total=_spend_row(None, rows[0], total),
-        rows=tuple(
-            _spend_row(names.get(row[0], row[0]), row, series[row[0]]) for row in rows[1:]
-        ),
+        rows=tuple(_spend_row(names.get(row[0], row[0]), row, series[row[0]]) for row in rows[1:]),
     )
 
 
@@ -236,8 +258,3 @@ def _spend_row(value: str | None, row: Row, series: list[int]) -> SpendRow:
 def facets(ask: Question) -> dict[str, list[tuple[str, int]]]:
     """The values of each filter under the other conditions, most frequent first."""
     return {name: [(row[0], row[1]) for row in ask.all("facet", by=name)] for name in _FACETS}
-
-
-def timeless(where: Filter) -> Filter:
-    """A filter without its text, which is looked up elsewhere."""
-    return msgspec.structs.replace(where, text=None)

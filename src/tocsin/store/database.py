@@ -99,9 +99,7 @@ class Session:
             changed += self._execute(self._queries.listed(name, room), part).rowcount
         return changed
 
-    def run_after_list(
-        self, name: str, before: Sequence[Any], values: Sequence[Any]
-    ) -> None:
+    def run_after_list(self, name: str, before: Sequence[Any], values: Sequence[Any]) -> None:
         """Execute a ``{list}`` query whose other parameters come before the list."""
         if values:
             self._execute(self._queries.listed(name, len(values)), [*before, *values])

@@ -3,10 +3,10 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tocsin.core.errors import InputError, StoreError
 from tocsin.store import facts
@@ -23,6 +23,8 @@ _READ_ROWS = 4000
 _FOLD_FROM = 50_000
 _MOST_PARTS = 8
 _TRIES = 4
+
+T = TypeVar("T")
 
 _CONDITIONS = {
     "since": "started_at >= ?",
@@ -53,11 +55,17 @@ def conditions(where: Filter) -> tuple[str, list[Any]]:
 class Scan:
     """One snapshot of all facts, ready to be queried while the engine's lock is held."""
 
-    def __init__(self, connection: "duckdb.DuckDBPyConnection", source: str, params: list[Any]):
+    def __init__(
+        self,
+        connection: "duckdb.DuckDBPyConnection",
+        queries: Queries,
+        source: str,
+        params: list[Any],
+    ) -> None:
         self._connection = connection
+        self._queries = queries
         self._source = source
         self._params = params
-        self._queries = Queries("duckdb", "?")
 
     def all(
         self, name: str, where: str, params: Sequence[Any], after: Sequence[Any] = (), **words: str
@@ -76,6 +84,7 @@ class Duck:
     def __init__(self, database: Database, segments: Segments) -> None:
         self._database = database
         self._segments = segments
+        self._queries = Queries("duckdb", "?")
         self._lock = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._home: Path | None = None
@@ -102,17 +111,23 @@ class Duck:
         gone = purge_rows(manifest.purges)
         hidden = " AND ".join(f"NOT {condition}" for condition, _ in gone)
         params = [value for _, values in gone for value in values]
-        parts = [f"SELECT * FROM {_parquet(files)} WHERE {hidden or 'true'}"] if files else []
-        parts += [f"SELECT * FROM {_parquet(tail)}"] if tail else []
-        if not parts:
-            parts, params = [_NO_ROWS], []
-        elif not files:
+        parts: list[str] = []
+        if files:
+            parts.append(self._part(files, hidden or "true"))
+        else:
             params = []
-        return Scan(self._connect(), f"({' UNION ALL '.join(parts)})", params)
+        if tail:
+            parts.append(self._part(tail, "true"))
+        source = " UNION ALL ".join(parts or [_NO_ROWS])
+        return Scan(self._connect(), self._queries, f"({source})", params)
 
-    def retrying(self, work: Any) -> Any:
+    def _part(self, paths: Sequence[Path], kept: str) -> str:
+        quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+        return self._queries.composed("rows_of_files", files=quoted, kept=kept)
+
+    def retrying(self, work: Callable[[Scan], T]) -> T:
         """``work(scan)``; once more when a fold took a file away in between."""
-        import duckdb  # noqa: PLC0415 - takes 0.2 s and 60 MB: only who asks for charts pays
+        import duckdb
 
         for left in reversed(range(_TRIES)):
             try:
@@ -127,7 +142,7 @@ class Duck:
                 if isinstance(error, duckdb.InvalidInputException | duckdb.ConversionException):
                     raise InputError(f"The filter cannot be used: {error}.") from error
                 raise StoreError(f"Analytics failed: {error}.") from error
-        return None
+        raise AssertionError("the last try returns or raises")
 
     def _manifest(self) -> Manifest:
         with self._database.read() as session:
@@ -181,7 +196,7 @@ class Duck:
 
     def _connect(self) -> "duckdb.DuckDBPyConnection":
         if self._connection is None:
-            import duckdb  # noqa: PLC0415 - see `retrying`
+            import duckdb
 
             config: dict[str, str | bool | int | float | list[str]] = {
                 "threads": 2,
@@ -203,11 +218,6 @@ class Duck:
                 shutil.rmtree(self._home, ignore_errors=True)
                 self._home = None
             self._tail = []
-
-
-def _parquet(paths: Sequence[Path]) -> str:
-    quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
-    return f"read_parquet([{quoted}])"
 
 
 _DUCK_TYPES = {"int": "BIGINT", "text": "VARCHAR", "flag": "BOOLEAN"}

@@ -38,7 +38,7 @@ COLUMNS: tuple[tuple[str, Kind], ...] = (
 """The columns of a segment, in order."""
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, frozen=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_tokens: int | None = None
@@ -46,13 +46,13 @@ class _Usage(msgspec.Struct):
     source: str = "unknown"
 
 
-class _Attempt(msgspec.Struct):
+class _Attempt(msgspec.Struct, frozen=True):
     upstream: str
     error: str | None = None
     reason: str = "first"
 
 
-class _Facts(msgspec.Struct):
+class _Facts(msgspec.Struct, frozen=True):
     """The part of a record that is read here; the rest is skipped while decoding."""
 
     source: str
@@ -71,7 +71,7 @@ class _Facts(msgspec.Struct):
     usage: _Usage = _Usage()
     cost_nano_usd: int | None = None
     first_chunk_us: int | None = None
-    attempts: list[_Attempt] = []
+    attempts: tuple[_Attempt, ...] = ()
 
 
 _decode = msgspec.msgpack.Decoder(_Facts).decode
@@ -118,8 +118,5 @@ def rows_between(session: Session, after: int, last: int, most: int) -> list[tup
     places = session.all("places_after", (after, last, most))
     items = read_items(session, [(r[2], r[3], r[4]) for r in places])
     return [
-        _row(r[0], r[1], items[(r[2], r[3], r[4])])
-        for r in places
-        if (r[2], r[3], r[4]) in items
+        _row(r[0], r[1], items[(r[2], r[3], r[4])]) for r in places if (r[2], r[3], r[4]) in items
     ]
-

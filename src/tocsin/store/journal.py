@@ -56,7 +56,7 @@ class Journal:
     The serving thread alone appends and rotates; the writer may ``release`` and ``forget``.
     """
 
-    def __init__(self, folder: Path, *, segment_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(self, folder: Path, *, segment_bytes: int = 4 * 1024 * 1024) -> None:
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._number = 0
@@ -132,6 +132,11 @@ class Journal:
         with self._lock:
             self._old.remove(segment)
         self._delete(segment)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are files besides the current one, which ``release`` may delete."""
+        return bool(self._old)
 
     @property
     def spilled(self) -> bool:

@@ -77,18 +77,16 @@ class Queries:
 
     def composed(self, name: str, **fragments: str) -> str:
         """A query with its other tokens filled by fixed fragments of SQL."""
-        key = (name, *sorted(fragments.items()))
-        text = self._filled.get(key)
-        if text is None:
-            text = self._texts[name]
-            for token, fragment in fragments.items():
-                text = text.replace("{" + token + "}", fragment)
-            text = self._fill(key, text)
-        return text
+        text = self._texts[name]
+        for token, fragment in fragments.items():
+            text = text.replace("{" + token + "}", fragment)
+        return self._in_dialect(text)
 
     def _fill(self, key: tuple[object, ...], text: str) -> str:
         filled = self._filled.get(key)
         if filled is None:
-            filled = text.replace("?", self._placeholder) if self._placeholder != "?" else text
-            self._filled[key] = filled
+            filled = self._filled[key] = self._in_dialect(text)
         return filled
+
+    def _in_dialect(self, text: str) -> str:
+        return text if self._placeholder == "?" else text.replace("?", self._placeholder)

@@ -49,6 +49,16 @@ def read_cursor(cursor: str) -> tuple[int, int]:
         ) from None
 
 
+def edge_of(cursor: str | None) -> tuple[int, int] | None:
+    """Where a page begins; ``None`` for the first one."""
+    return None if cursor is None else read_cursor(cursor)
+
+
+def matching_runs(session: Session, query: str) -> list[int]:
+    """Keys of runs with a message that a search query finds; none for the empty query."""
+    return [row[0] for row in session.all("matching_runs", (query, query))] if query else []
+
+
 def interactions_at(session: Session, places: Sequence[Place]) -> list[Interaction]:
     """The records at some places, in that order."""
     items = read_items(session, places)

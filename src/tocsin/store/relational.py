@@ -1,37 +1,47 @@
 """The store on a relational database: one class, whichever engine is underneath."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from tocsin.core.clock import Clock
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.messages import Hash, Message
-from tocsin.store import admin, reading, search
+from tocsin.store import admin, analytics, exporting, reading, search
+from tocsin.store.analytics import Question
 from tocsin.store.api import (
     AuditRow,
     Filter,
     KeyRow,
     Known,
+    Overview,
     Page,
     Problem,
     Progress,
     RunRow,
     RunSort,
+    Spend,
+    SpendBy,
     Stats,
     StepPoint,
     Swept,
 )
 from tocsin.store.append import Appender
 from tocsin.store.database import Database
+from tocsin.store.duck import Duck, Scan
 from tocsin.store.retention import NOTHING, Sweeper, add
 from tocsin.store.schema import ensure
+from tocsin.store.segments import Segments
 from tocsin.store.text import words_of
 from tocsin.store.verifying import Verifier
 
 _PAUSE_S = 0.005
+_INDEXED_AT_ONCE = 20_000
+
+T = TypeVar("T")
 
 
 class RelationalStore:
@@ -47,7 +57,9 @@ class RelationalStore:
         except BaseException:
             database.close()
             raise
-        self._sweeper = Sweeper(database, lambda: 0)
+        self._segments = Segments(database, data_dir / "segments", clock)
+        self._duck = Duck(database, self._segments)
+        self._sweeper = Sweeper(database, self._segments.bytes)
         self._appender = Appender(database, keep_content=keep_content)
 
     def append(self, entries: Sequence[Entry]) -> int:
@@ -60,8 +72,16 @@ class RelationalStore:
             return reading.interaction(session, interaction_id)
 
     def interactions(self, where: Filter, *, limit: int = 50, cursor: str | None = None) -> Page:
+        if where == Filter(since=where.since, until=where.until):
+            with self._database.read() as session:
+                rows = reading.newest(session, where, limit, cursor)
+                return reading.page_of(session, rows, limit)
+        found = self._asked(
+            where, lambda ask: ask.newest(limit + 1, reading.edge_of(cursor)), calls_only=False
+        )
         with self._database.read() as session:
-            rows = reading.newest(session, where, limit, cursor)
+            rows = session.listed("places_of", [row[1] for row in found])
+            rows.sort(key=lambda row: (row[0], row[1]), reverse=True)
             return reading.page_of(session, rows, limit)
 
     def runs(
@@ -123,6 +143,41 @@ class RelationalStore:
         with self._database.read() as session:
             return reading.entry(session, interaction_id)
 
+    # -- analytics --
+
+    def overview(self, where: Filter, *, buckets: int = 60) -> Overview:
+        return self._asked(where, analytics.overview, buckets=buckets)
+
+    def spend(self, where: Filter, by: SpendBy, *, buckets: int = 60, top: int = 50) -> Spend:
+        def answer(ask: Question) -> Spend:
+            return analytics.spend(ask, self._database, by, top)
+
+        return self._asked(where, answer, buckets=buckets)
+
+    def facets(self, where: Filter) -> dict[str, list[tuple[str, int]]]:
+        return self._asked(where, analytics.facets)
+
+    def _asked(
+        self,
+        where: Filter,
+        answer: Callable[[Question], T],
+        *,
+        buckets: int = 1,
+        calls_only: bool = True,
+    ) -> T:
+        """What ``answer`` makes of the interactions that a filter finds."""
+        runs = None
+        matching = self._matching(where)
+        if matching is not None:
+            with self._database.read() as session:
+                runs = reading.matching_runs(session, matching)
+
+        def work(scan: Scan) -> T:
+            return answer(Question(scan, where, runs, buckets, calls_only=calls_only))
+
+        with self._duck as duck:
+            return duck.retrying(work)
+
     # -- keys, cursors, audit --
 
     def add_key(self, key: KeyRow) -> None:
@@ -159,11 +214,38 @@ class RelationalStore:
 
     # -- care --
 
+    def fold(self) -> int:
+        return self._segments.fold()
+
+    def rebuild(self, progress: Progress | None = None) -> int:
+        folded = self._segments.rebuild(progress)
+        search.reset(self._database)
+        while search.index(self._database, _INDEXED_AT_ONCE):
+            pass
+        return folded
+
+    def export_parquet(self, path: str, where: Filter) -> int:
+        if where == Filter():
+            return exporting.write(self._database, path, self._all_seqs())
+        seqs = self._asked(where, Question.matching, calls_only=False)
+        return exporting.write(self._database, path, seqs)
+
+    def _all_seqs(self) -> Iterator[int]:
+        seq = 0
+        while True:
+            with self._database.read() as session:
+                rows = session.all("seqs_after", (seq, _INDEXED_AT_ONCE))
+            if not rows:
+                return
+            yield from (row[0] for row in rows)
+            seq = rows[-1][0]
+
     def index(self, *, limit: int = 2000) -> int:
         return search.index(self._database, limit)
 
     def verify(self, progress: Progress | None = None) -> Iterator[Problem]:
-        return Verifier(self._database, progress).problems()
+        yield from Verifier(self._database, progress).problems()
+        yield from self._segments.problems()
 
     def sweep(
         self, *, older_than: int | None = None, max_bytes: int | None = None, batch: int = 2000
@@ -173,11 +255,14 @@ class RelationalStore:
             swept = add(swept, self._sweeper.by_age(older_than, batch))
         if max_bytes is not None:
             swept = add(swept, self._sweeper.by_size(max_bytes, batch))
+        if swept.interactions:
+            self._segments.follow()
         return self._tidied(swept)
 
     def delete_end_user(self, end_user: str) -> Swept:
         swept = self._sweeper.end_user(end_user, 2000)
         if swept.interactions:
+            self._segments.follow()
             for _ in self._database.tidy_index():
                 time.sleep(_PAUSE_S)
         return self._tidied(swept)
@@ -195,14 +280,15 @@ class RelationalStore:
     def stats(self) -> Stats:
         with self._database.read() as session:
             row = session.one("counts") or (0, 0, 0, 0, None, None)
+            manifest = self._segments.manifest(session)
         return Stats(
             interactions=row[0],
             runs=row[1],
             contents=row[2],
             disk_bytes=self._database.disk_bytes(),
-            segment_bytes=0,
-            segments=0,
-            folded_seq=0,
+            segment_bytes=sum(segment.size for segment in manifest.segments),
+            segments=len(manifest.segments),
+            folded_seq=manifest.folded_seq,
             last_seq=row[3],
             oldest_at=row[4],
             newest_at=row[5],
@@ -213,4 +299,5 @@ class RelationalStore:
             session.one("head")
 
     def close(self) -> None:
+        self._duck.close()
         self._database.close()

@@ -4,6 +4,7 @@ What counts stands in the ``segments`` table: a file that is not there is garbag
 holds. All of it is made from the records, so losing every file loses nothing.
 """
 
+import errno
 import os
 import secrets
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 
 from tocsin.core.clock import Clock
-from tocsin.core.errors import StoreError
+from tocsin.core.errors import StoreError, StoreFull
 from tocsin.store import facts
 from tocsin.store.api import Problem, Progress
 from tocsin.store.database import Database, Row, Session
@@ -38,7 +39,7 @@ class Segment(msgspec.Struct, frozen=True):
     first_seq: int
     last_seq: int
     rows: int
-    bytes: int
+    size: int
     digest: bytes
 
 
@@ -98,7 +99,7 @@ class Segments:
     def bytes(self) -> int:
         """What the files that count take on disk."""
         with self._database.read() as session:
-            return sum(segment.bytes for segment in self.manifest(session).segments)
+            return sum(segment.size for segment in self.manifest(session).segments)
 
     def path(self, segment: Segment) -> Path:
         """Where a segment's file lies."""
@@ -170,15 +171,13 @@ class Segments:
             total += segment.rows
         return total
 
-    def _write(
-        self, after: int, last: int, most: int, progress: Progress | None = None
-    ) -> Segment:
+    def _write(self, after: int, last: int, most: int, progress: Progress | None = None) -> Segment:
         """Write the rows after one number up to another, or the first ``most`` of them."""
         name = f"{after + 1:012}-{secrets.token_hex(4)}.parquet"
         path = self.folder / name
         rows = 0
         at = after
-        with ParquetWriter(path, facts.COLUMNS) as writer:
+        with _explained(self.folder), ParquetWriter(path, facts.COLUMNS) as writer:
             while rows < most:
                 with self._database.read() as session:
                     found = facts.rows_between(session, at, last, min(_READ_ROWS, most - rows))
@@ -265,8 +264,11 @@ class Segments:
             yield held
         finally:
             if held:
-                with self._database.write() as session:
-                    session.run("release_lease", (name, self._owner))
+                self._let_go()
+
+    def _let_go(self) -> None:
+        with self._database.write() as session:
+            session.run("release_lease", (self._name, self._owner))
 
     def _lease_end(self) -> int:
         return self._clock.now_us() + _LEASE_US
@@ -302,6 +304,20 @@ class Segments:
         except OSError as error:
             raise StoreError(f"The folder {self.folder} cannot be used: {error}.") from error
         return self._name
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """File errors as errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreFull(
+                f"No room for segments in {folder}: free disk space, or lower store.keep_days or "
+                "store.max_gib."
+            ) from error
+        raise StoreError(f"Segments cannot be written to {folder}: {error}.") from error
 
 
 def _small_neighbours(segments: Sequence[Segment]) -> list[Segment]:

@@ -88,9 +88,13 @@ def _line(data: Spend, row: SpendRow, names: Mapping[str, str], query: Query) ->
         row=row,
         label=label,
         href=href,
-        spark=charts.sparkline(row.series, f"Spend over time: {fmt.money(row.cost_nano_usd)}"),
+        spark=charts.sparkline(row.series, f"Spend over time: {_said(row)}"),
         share=fmt.percent(row.cost_nano_usd, data.total.cost_nano_usd),
     )
+
+
+def _said(row: SpendRow) -> str:
+    return fmt.spent(row.cost_nano_usd, row.calls, row.unpriced)
 
 
 def _rest(data: Spend) -> SpendRow | None:
@@ -140,13 +144,13 @@ def _chart(data: Spend, lines: Sequence[Line], query: Query) -> Markup | None:
         id="spend",
         title=f"Spend per {series.step_name(axis)}",
         summary=f"{fmt.money(data.total.cost_nano_usd)} in all. Dearest: "
-        + "; ".join(f"{x.label} {fmt.money(x.row.cost_nano_usd)}" for x in lines[:_TOP])
+        + "; ".join(f"{x.label} {_said(x.row)}" for x in lines[:_TOP])
         + ".",
         axis=axis,
         scale=scales.nanos(max(total)),
         height=168,
         roomy=True,
-        points=tuple(_point(layers, i, total[i]) for i in range(steps)),
+        points=tuple(_point(layers, i, total[i]) + axis.so_far(i) for i in range(steps)),
         href=query.link("/calls"),
         note=_note(data.total),
     )

@@ -27,6 +27,8 @@ _TYPES: dict[str, Operation] = {
     "EVALUATOR": "invoke_workflow",
     "RETRIEVER": "retrieval",
 }
+_MARKS = (b'"traceId"', b'"trace_id"', b'"observations"')
+"""Fields of what a page of the API (``data``, ``meta``) holds."""
 _HUMP = re.compile(r"(?<=[a-z])([A-Z])")
 _encode = msgspec.json.Encoder().encode
 
@@ -36,7 +38,7 @@ def matches(sample: Sample) -> bool:
     keys = {_snake(key) for key in sample.keys}
     observation = {"trace_id", "type", "start_time"} <= keys
     trace = {"id", "timestamp"} <= keys and bool({"observations", "session_id", "html_path"} & keys)
-    page = "data" in keys and b"parentObservationId" in sample.head
+    page = "data" in keys and any(mark in sample.head for mark in _MARKS)
     return observation or trace or page
 
 

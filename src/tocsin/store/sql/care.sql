@@ -172,3 +172,6 @@ SELECT
     key, id, started_at, last_at, calls, tools_asked, tools_executed, errors, input_tokens,
     output_tokens, max_input_tokens, cost_nano_usd, unpriced, verdict_at
 FROM runs WHERE key > ? ORDER BY key LIMIT ?;
+
+-- name: seqs_after
+SELECT seq FROM interactions WHERE seq > ? ORDER BY seq LIMIT ?;

@@ -1,6 +1,9 @@
 -- Analytics over segments and the tail of the log. {source} is both together, {where} the filter's
 -- conditions; {bucket} is a time step's number.
 
+-- name: rows_of_files
+SELECT * FROM read_parquet([{files}]) WHERE {kept};
+
 -- name: span
 SELECT min(started_at), max(started_at) FROM {source} WHERE {where};
 

