@@ -192,7 +192,7 @@ def test_a_click_on_a_step_shows_its_calls(tab: Tab) -> None:
 def test_times_and_ticks_are_in_the_readers_zone(tab: Tab) -> None:
     page = tab.open("/?range=24h")
     assert "Europe/Berlin, UTC+1" in page.locator(".zone").inner_text()
-    ticks = page.locator("figure.chart").first.locator(".tick").all_inner_texts()
+    ticks = page.locator("figure.chart").first.locator(".tick").all_text_contents()
     assert "12 Mar" in ticks  # midnight in Berlin, 23:00 UTC
     page = tab.open("/runs")
     assert page.locator("td time").first.get_attribute("title", timeout=1000).endswith("UTC+1")  # type: ignore[union-attr]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.process import Tocsin
 from support.upstream import Upstream
-
 from tocsin.store import Filter
 
 COUNT = int(os.environ.get("TOCSIN_TEST_CALLS", "1000"))

@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from support.process import Tocsin
 from support.upstream import Upstream
-
 from tocsin.core.interaction import Interaction
 from tocsin.store import Filter, Store
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from adminkit import SECRET, Clock
 from tocsin.config.model import Auth, Config, Server, StoreSettings
+from tocsin.core.credentials import token_in
 from tocsin.core.errors import (
     BadRequest,
     ConfigError,
@@ -26,7 +27,6 @@ from tocsin.gateway.auth import (
     key_required,
     load_secret,
     refuse_open_bind,
-    token_in,
 )
 from tocsin.store import Store, open_store
 

@@ -4,7 +4,7 @@ What a call gets is said in its body, ``{"metadata": {"do": ...}}``:
 
 ``answer`` (the default), ``error`` (500), ``limited`` (429 with retry-after-ms), ``refuse``
 (content filter), ``truncate`` (length), ``hang`` (never), ``drop`` (closes before the head),
-``cut`` (closes in the middle of the body or stream). Streams follow ``"stream": true``;
+``cut`` (closes in the middle of the body or stream), ``flood`` (a stream of ``"megabytes"``). Streams follow ``"stream": true``;
 ``"pieces"`` and ``"pause_s"`` shape them.
 """
 
@@ -78,7 +78,12 @@ class Upstream:
         return await self._openai(first, call, user, reader, writer)
 
     async def _openai(
-        self, first: str, call: dict[str, Any], user: str, reader: asyncio.StreamReader, writer: Writer
+        self,
+        first: str,
+        call: dict[str, Any],
+        user: str,
+        reader: asyncio.StreamReader,
+        writer: Writer,
     ) -> bool:
         options = call.get("metadata") or {}
         do = options.get("do", "answer")
@@ -88,6 +93,8 @@ class Upstream:
             if await reader.read(1) == b"":
                 self.gone[user] += 1
             return False
+        if do == "flood":
+            return await _flood(int(options["megabytes"]), writer)
         if do == "error":
             return await _send(writer, 500, {"error": {"message": "boom", "type": "server_error"}})
         if do == "limited":
@@ -116,7 +123,9 @@ class Upstream:
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
-        events = [{"role": "assistant", "content": ""}] + [{"content": f"w{i} "} for i in range(pieces)]
+        events = [{"role": "assistant", "content": ""}] + [
+            {"content": f"w{i} "} for i in range(pieces)
+        ]
         for number, delta in enumerate(events):
             if do == "cut" and number == len(events) // 2:
                 await writer.drain()
@@ -138,6 +147,20 @@ class Upstream:
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
+
+
+async def _flood(megabytes: int, writer: Writer) -> bool:
+    """A stream as fast as it is taken."""
+    writer.write(
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    for _ in range(megabytes * 16):
+        _chunk(writer, b": " + b"x" * 65_000 + b"\n\n")
+        await writer.drain()
+    _chunk(writer, b"data: [DONE]\n\n")
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+    return True
 
 
 def _usage(words: int) -> dict[str, int]:

@@ -49,7 +49,9 @@ def call(
     )
 
 
-def answered(asked: Call, answer: dict[str, Any] | None, *, response_id: str | None = None) -> Interaction:
+def answered(
+    asked: Call, answer: dict[str, Any] | None, *, response_id: str | None = None
+) -> Interaction:
     """The record of a call that was answered so; it also fills the draft's tool ids."""
     identity = asked.draft.identity
     assert identity is not None

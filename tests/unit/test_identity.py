@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-from unit.calls import answered, call, message
 
 from tocsin.core.call import Call, Identity
 from tocsin.core.clock import SystemClock
 from tocsin.core.ids import derived_id
 from tocsin.core.policy import Reply
 from tocsin.runtime.identity import IdentityPolicy, Seen
+from unit.calls import answered, call, message
 
 SYSTEM = message("system", "You help.")
 HELLO = message("user", "Hello")
@@ -120,7 +120,11 @@ async def test_a_tool_call_id_finds_the_run_after_the_history_was_cut() -> None:
         ],
     }
     first = await chat.turn(call([SYSTEM, HELLO]), asking)
-    cut = [message("user", "summary of before"), asking, {"role": "tool", "tool_call_id": "call_abc", "content": "42"}]
+    cut = [
+        message("user", "summary of before"),
+        asking,
+        {"role": "tool", "tool_call_id": "call_abc", "content": "42"},
+    ]
     found = await chat.turn(call(cut), HI)
     assert (found.run_id, found.run_source, found.new_from) == (first.run_id, "tool", 2)
 

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from unit.calls import call, message
 
 from tocsin.core.call import Call
 from tocsin.core.errors import Denied, PolicyFailed, UpstreamFailed
 from tocsin.core.interaction import Mode
 from tocsin.core.policy import FailureMode, Next, Policy, Reply
 from tocsin.runtime.policies import Stage, Watch, nest
+from unit.calls import call, message
 
 
 class Base:

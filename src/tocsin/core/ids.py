@@ -18,7 +18,7 @@ _SHAPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}\Z")
 
 def new_id(prefix: Prefix, now_us: int) -> str:
     """A fresh id that sorts by ``now_us`` (microseconds since the epoch) within its prefix."""
-    random_bits = getrandbits(64)  # noqa: S311 - a name, not a secret; reseeded in forked children
+    random_bits = getrandbits(64)
     return f"{prefix}_{(now_us // 1000) & 0xFFFFFFFFFFFF:012x}{random_bits:016x}"
 
 

@@ -75,7 +75,8 @@ _decode_wire = msgspec.json.Decoder(_Wire).decode
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 # Blocks that a client may drop or that only steer caching: not part of what the model is told.
-_IGNORED_BLOCKS = frozenset({"thinking", "redacted_thinking"})
+# A tuple, not a set: a block's type may be anything, also what cannot be hashed.
+_IGNORED_BLOCKS = ("thinking", "redacted_thinking")
 _IGNORED_KEYS = frozenset({"cache_control", "citations", "annotations", "caller"})
 
 

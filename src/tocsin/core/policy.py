@@ -58,7 +58,7 @@ class Policy(Protocol):
     failure: FailureMode
     timeout_s: float
 
-    async def __call__(self, call: Call, next: Next) -> Reply:  # noqa: A002 - the term of the art
+    async def __call__(self, call: Call, next: Next) -> Reply:
         ...
 
 

@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.config.model import Config
 from tocsin.core.call import Headers, Principal, Role
+from tocsin.core.credentials import PREFIX
 from tocsin.core.errors import CallError, Forbidden, Unauthenticated
-from tocsin.gateway.auth import ANONYMOUS, PREFIX, RANKS, Keyring, is_loopback, same_origin
+from tocsin.gateway.auth import ANONYMOUS, RANKS, Keyring, is_loopback, same_origin
 from tocsin.gateway.problems import problem, problem_of
 from tocsin.gateway.sessions import Session, Sessions
 

@@ -23,6 +23,7 @@ import msgspec
 from tocsin.config.model import Config
 from tocsin.core.call import Headers, Principal, Role
 from tocsin.core.clock import Clock, SystemClock
+from tocsin.core.credentials import CREDENTIAL_HEADERS, PREFIX, is_ours, token_in
 from tocsin.core.errors import (
     BadRequest,
     ConfigError,
@@ -34,7 +35,6 @@ from tocsin.core.errors import (
 from tocsin.core.ids import is_safe_id, new_id
 from tocsin.store.api import AuditRow, KeyRow, Store
 
-PREFIX = b"tk-"
 RANKS: Mapping[Role, int] = {"anonymous": 0, "caller": 1, "viewer": 2, "operator": 3, "admin": 4}
 ISSUABLE: tuple[Role, ...] = ("caller", "viewer", "operator", "admin")
 ANONYMOUS = Principal()
@@ -44,10 +44,9 @@ TTL_US = 2_000_000
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SHAPE = re.compile(rb"tk-[0-9A-Za-z]{40}\Z")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}\Z")
-_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"tocsin-key"})
 _ORIGINS = frozenset({b"origin", b"sec-fetch-site"})
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"cf-connecting-ip"})
-_LOOKED_AT = _CREDENTIALS | _ORIGINS | _FORWARDED
+_LOOKED_AT = CREDENTIAL_HEADERS | _ORIGINS | _FORWARDED
 _THIS_MACHINE = ("127.", "::1", "::ffff:127.")
 _OURS_ONLY = frozenset({b"tocsin-key", b"cookie"})
 _MAX_FRESH = 4096
@@ -88,21 +87,12 @@ def is_live(row: KeyRow, now_us: int) -> bool:
     return row.revoked_at is None and (row.expires_at is None or row.expires_at > now_us)
 
 
-def token_in(name: bytes, value: bytes) -> bytes:
-    """The bare token of a credential header: without ``Bearer`` where that stands before it."""
-    value = value.strip()
-    if name == b"authorization" and value[:6].lower() == b"bearer":
-        return value[6:].strip()
-    return value
-
-
 def forwardable(headers: Headers) -> Headers:
     """The headers that a provider may see: none with a key or a session of ours."""
     return tuple(
         (name, value)
         for name, value in headers
-        if name not in _OURS_ONLY
-        and not (name in _CREDENTIALS and token_in(name, value).startswith(PREFIX))
+        if name not in _OURS_ONLY and not (name in CREDENTIAL_HEADERS and is_ours(name, value))
     )
 
 
@@ -146,7 +136,7 @@ class Keyring:
         foreign = forwarded = False
         for name, value in headers:
             if name in _LOOKED_AT:
-                if name in _CREDENTIALS:
+                if name in CREDENTIAL_HEADERS:
                     found = token_in(name, value)
                     if found.startswith(PREFIX) or name == b"tocsin-key":
                         if token is not None and token != found:

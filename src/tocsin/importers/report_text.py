@@ -46,32 +46,38 @@ def as_text(result: ReportResult, *, width: int = 100, color: bool = False) -> s
 
 def renderables(result: ReportResult) -> "Iterator[RenderableType]":
     """The report's parts for a console of rich, in order."""
+    from rich.text import Text
+
     yield _summary(result)
+    for title, table in _tables(result):
+        yield Text(f"\n{title}", style="bold")
+        yield table
+
+
+def _tables(result: ReportResult) -> "Iterator[tuple[str, Table]]":
     if result.outcomes:
-        yield _outcomes(result)
+        yield "Outcomes", _outcomes(result)
     if result.tools:
-        yield _tools(result)
+        yield "Tools", _tools(result)
     if result.repeated_calls:
-        yield _repeated(result)
+        yield "Identical tool calls inside one run", _repeated(result)
     if len(result.models) > 1:
-        yield _models(result)
+        yield "Models", _models(result)
     if result.longest and result.longest[0].calls > 1:
-        yield _runs("Longest runs", result, result.longest)
+        yield "Longest runs", _runs(result, result.longest)
     if result.dearest and result.cost_nano_usd:
-        yield _runs("Dearest runs", result, result.dearest)
+        yield "Dearest runs", _runs(result, result.dearest)
     if len(result.growth.steps) > 1:
-        yield _growth(result)
+        yield f"Input size by step, in {result.growth.unit}", _growth(result)
     if result.bad:
-        yield _bad(result)
+        yield f"{plural(result.bad, 'record')} could not be read", _bad(result)
 
 
-def _table(title: str, *columns: tuple[str, str]) -> "Table":
+def _table(*columns: tuple[str, str]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, kind in columns:
         if kind == "text":
             # It may shrink, and its cells never wrap: what does not fit ends in an ellipsis.
@@ -157,7 +163,7 @@ def _time_words(result: ReportResult) -> str:
 
 
 def _outcomes(result: ReportResult) -> "Table":
-    table = _table("Outcomes", ("outcome", ""), ("calls", "number"), ("share", "number"))
+    table = _table(("outcome", ""), ("calls", "number"), ("share", "number"))
     for name, count in result.outcomes:
         table.add_row(name, whole(count), share(count / result.calls))
     return table
@@ -165,7 +171,7 @@ def _outcomes(result: ReportResult) -> "Table":
 
 def _tools(result: ReportResult) -> "Table":
     columns = (("tool", "text"), ("calls", "number"), ("runs", "number"), ("failed", "number"))
-    table = _table("Tools", *columns)
+    table = _table(*columns)
     for tool in result.tools[:20]:
         failed = tool.failure_share
         told = "unknown" if failed is None else f"{whole(tool.failed)} ({share(failed)})"
@@ -178,7 +184,7 @@ def _tools(result: ReportResult) -> "Table":
 
 def _repeated(result: ReportResult) -> "Table":
     columns = (("times", "number"), ("tool", ""), ("arguments", "text"), ("run", ""))
-    table = _table("Identical tool calls inside one run", *columns)
+    table = _table(*columns)
     for call in result.repeated_calls[:_FEW]:
         cells = (_cell(call.tool), _cell(call.arguments), _cell(call.run_id))
         table.add_row(whole(call.count), *cells)
@@ -193,7 +199,7 @@ def _models(result: ReportResult) -> "Table":
         ("out", "number"),
         ("spend", "number"),
     )
-    table = _table("Models", *columns)
+    table = _table(*columns)
     for model in result.models[:20]:
         table.add_row(
             _cell(model.name or "unknown"),
@@ -205,7 +211,7 @@ def _models(result: ReportResult) -> "Table":
     return table
 
 
-def _runs(title: str, result: ReportResult, runs: tuple[RunLine, ...]) -> "Table":
+def _runs(result: ReportResult, runs: tuple[RunLine, ...]) -> "Table":
     columns = [
         ("run", ""),
         ("title", "text"),
@@ -216,7 +222,7 @@ def _runs(title: str, result: ReportResult, runs: tuple[RunLine, ...]) -> "Table
     priced = bool(result.cost_nano_usd)
     if priced:
         columns.append(("spend", "number"))
-    table = _table(title, *columns)
+    table = _table(*columns)
     for run in runs:
         cells = [whole(run.calls), whole(run.tools), amount(run.largest_input, result.growth.unit)]
         if priced:
@@ -228,7 +234,7 @@ def _runs(title: str, result: ReportResult, runs: tuple[RunLine, ...]) -> "Table
 def _growth(result: ReportResult) -> "Table":
     growth = result.growth
     columns = (("call", "number"), ("runs", "number"), ("median", "number"), ("p95", "number"))
-    table = _table(f"Input size by step, in {growth.unit}", *columns)
+    table = _table(*columns)
     for step in growth.steps:
         sizes = (amount(step.median, growth.unit), amount(step.p95, growth.unit))
         table.add_row(str(step.step), whole(step.runs), *sizes)
@@ -237,7 +243,7 @@ def _growth(result: ReportResult) -> "Table":
 
 def _bad(result: ReportResult) -> "Table":
     columns = (("file", ""), ("line", "number"), ("reason", "text"))
-    table = _table(f"{plural(result.bad, 'record')} could not be read", *columns)
+    table = _table(*columns)
     for line in result.bad_lines[:_FEW]:
         table.add_row(_cell(line.path), str(line.line), _cell(line.reason))
     if result.bad > _FEW:

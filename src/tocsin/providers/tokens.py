@@ -1,52 +1,62 @@
 """``TokenCounter``: an estimate of tokens, for answers whose upstream reported none."""
 
-import threading
-from collections.abc import Callable
-from typing import Any
+import re
+
+_PIECES = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+|_+|\n\s*|\s{2,}")
+_LONG_WORD = 9
+"""Letters up to which a word is mostly one token."""
+
+# Tokens by kind of piece, fitted by least squares to OpenAI's o200k vocabulary on one half of the
+# texts that bench/tokens.py reads, and measured there on the other half.
+_WORD = 0.997
+_LETTER_MORE = 0.183
+_DIGITS = 2.258
+_OTHER = 0.704
+_FOREIGN_LETTER = 0.629
 
 EXACT_CHARACTERS = 20_000
-"""Text up to this length is tokenized; beyond, samples of it are, and scaled up."""
-
+"""Text up to this length is read whole; beyond, samples of it are, and scaled up."""
 _SAMPLES = 4
 
 
 class TokenCounter:
-    """``count(text)`` → tokens of OpenAI's ``o200k`` vocabulary: always an estimate.
+    """``count(text)`` → tokens, about: from the shape of the text, without a vocabulary.
 
-    Other models cut text differently (usually within 20 % for English), so a usage that is made
-    of it is marked ``estimated``. May be called from any thread. The vocabulary is loaded at the
-    first use (some 200 ms), or by ``warm``.
+    Against o200k the sum over many texts is right within 2 %, a single text mostly within 4 %
+    (``bench/tokens.py``). Vocabularies of other vendors differ from o200k by more than that, and a
+    vocabulary takes 140 MB of memory. A usage made of this is marked ``estimated``. May be called
+    from any thread.
     """
 
-    __slots__ = ("_count", "_lock")
-
-    def __init__(self) -> None:
-        self._count: Callable[[str], int] | None = None
-        self._lock = threading.Lock()
+    __slots__ = ()
 
     def __call__(self, text: str) -> int:
-        count = self._count or self._load()
         if len(text) <= EXACT_CHARACTERS:
-            return count(text)
+            return round(_tokens(text))
         size = EXACT_CHARACTERS // _SAMPLES
         step = (len(text) - size) // (_SAMPLES - 1)
-        sampled = sum(count(text[at : at + size]) for at in range(0, step * _SAMPLES, step))
+        sampled = sum(_tokens(text[at : at + size]) for at in range(0, step * _SAMPLES, step))
         return round(sampled * len(text) / (size * _SAMPLES))
 
-    def warm(self) -> None:
-        """Load the vocabulary. Blocks: run it in a thread."""
-        self._load()
 
-    def _load(self) -> Callable[[str], int]:
-        with self._lock:
-            if self._count is None:
-                # Heavy (a vocabulary of 200,000 tokens), and most upstreams report their usage.
-                import bpe_openai
-
-                encoder: Any = bpe_openai.get_encoding("o200k_base")
-
-                def count(text: str) -> int:
-                    return len(encoder.encode_ordinary(text))
-
-                self._count = count
-            return self._count
+def _tokens(text: str) -> float:
+    words = more = digits = other = foreign = 0
+    for piece in _PIECES.findall(text):
+        first, length = piece[0], len(piece)
+        if first.isalpha():
+            words += 1
+            if not piece.isascii():
+                foreign += length
+            elif length > _LONG_WORD:
+                more += length - _LONG_WORD
+        elif first.isdigit():
+            digits += (length + 2) // 3
+        else:
+            other += 1 if length <= 3 else (length + 3) // 4
+    return (
+        _WORD * words
+        + _LETTER_MORE * more
+        + _DIGITS * digits
+        + _OTHER * other
+        + _FOREIGN_LETTER * foreign
+    )

@@ -95,7 +95,7 @@ class IdentityPolicy:
         self._tools = _Index()
         self._responses = _Index()
 
-    async def __call__(self, call: Call, next: Next) -> Reply:  # noqa: A002 - see core.policy
+    async def __call__(self, call: Call, next: Next) -> Reply:
         identity = self._named(call)
         if identity is None:
             last = _answered(call)

@@ -86,8 +86,8 @@ class Recorder:
         self._stop = False
         self._thread: threading.Thread | None = None
         self._syncing: asyncio.Future[None] | None = None
-        self.trouble: str | None = None
-        """What keeps records from the store just now; ``None`` when all is well."""
+        self._store_trouble: str | None = None
+        self._journal_trouble: str | None = None
 
     # -- life --
 
@@ -178,11 +178,13 @@ class Recorder:
         if self._journal is None:
             return None
         try:
-            return self._journal.append(kind, records.encode(record))
+            segment = self._journal.append(kind, records.encode(record))
         except OSError as error:
-            self.trouble = f"the journal in {self._folder} cannot be written: {error}"
-            log.error("%s; calls go on, recorded in memory only", self.trouble)
+            self._journal_trouble = f"the journal in {self._folder} cannot be written: {error}"
+            log.error("%s; calls go on, recorded in memory only", self._journal_trouble)
             return None
+        self._journal_trouble = None
+        return segment
 
     def _push(self, item: _Item) -> None:
         if self._queued_bytes > _MAX_QUEUED_BYTES and item.segments:
@@ -226,6 +228,11 @@ class Recorder:
         future = loop.run_in_executor(None, self._journal.sync)
         self._syncing = future
         await asyncio.shield(future)
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps records from the journal or the store just now; ``None`` when all is well."""
+        return self._journal_trouble or self._store_trouble
 
     @property
     def queued(self) -> int:
@@ -303,7 +310,7 @@ class Recorder:
             try:
                 self._store.append(entries)
             except StoreError as error:
-                self.trouble = str(error)
+                self._store_trouble = str(error)
                 log.error("the store refuses records, they wait in the journal: %s", error)
                 if self._stop:
                     return False
@@ -314,7 +321,7 @@ class Recorder:
                 self._one_by_one(entries)
                 return True
             else:
-                self.trouble = None
+                self._store_trouble = None
                 return True
 
     def _one_by_one(self, entries: list[Entry]) -> None:

@@ -67,7 +67,7 @@ class Sweeper:
         return self._oldest(_FOREVER, batch, over)
 
     def _oldest(self, before: int, batch: int, needed: Callable[[], bool]) -> Swept:
-        total, purge = NOTHING, 0
+        total = NOTHING
         slices = _Slices(batch)
         with self._database.read() as session:
             head = session.one("head")
@@ -82,7 +82,7 @@ class Sweeper:
             with self._database.write() as session:
                 started = time.perf_counter()
                 total = add(total, Removal(self._database, session).delete(victims))
-                purge = _note_edge(session, purge, last_seq, edge)
+                _note_edge(session, last_seq, edge)
             slices.took(time.perf_counter() - started)
         return total
 
@@ -109,7 +109,7 @@ class Sweeper:
         for key in removal.survivors:
             _refresh_identity(session, key)
         seqs = msgspec.json.encode([victim.seq for victim in victims]).decode()
-        session.one("add_purge", (_FOREVER, 0, 0, seqs))
+        session.run("add_purge", (_FOREVER, 0, 0, seqs))
         return swept
 
     def _rows_of(self, end_user: str) -> Iterator[list[Row]]:
@@ -131,15 +131,10 @@ class Sweeper:
             ]
 
 
-def _note_edge(session: Session, purge: int, last_seq: int, edge: tuple[int, int]) -> int:
+def _note_edge(session: Session, last_seq: int, edge: tuple[int, int]) -> None:
     """Tell segments up to where records are gone, in the transaction that deletes them."""
-    if purge:
-        session.run("widen_purge", (*edge, purge))
-    else:
-        row = session.one("add_purge", (last_seq, *edge, "[]"))
-        purge = row[0] if row else 0
-    session.run("drop_covered_purges", (last_seq, *edge, purge))
-    return purge
+    session.run("add_purge", (last_seq, *edge, "[]"))
+    session.run("drop_covered_purges", (last_seq, *edge))
 
 
 def _refresh_identity(session: Session, key: int) -> None:

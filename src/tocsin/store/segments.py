@@ -151,8 +151,11 @@ class Segments:
                     f"Another process is folding into {self.folder}; stop it or try again later."
                 )
             with self._database.write() as session:
+                old = self.manifest(session).segments
                 session.run("drop_all_segments", (self._name,))
                 session.run("restart_fold", (self._lease_end(), self._name, self._owner))
+            for segment in old:
+                self.path(segment).unlink(missing_ok=True)
             folded = self._fold_waiting(progress)
             self._collect_garbage()
             return folded
@@ -205,6 +208,9 @@ class Segments:
             session.run_after_list("drop_segments", (self._name,), [s.file for s in old])
             if new.rows:
                 self._add(session, new)
+        # A reader that still wants them looks again; what was deleted must not stay.
+        for segment in old:
+            self.path(segment).unlink(missing_ok=True)
 
     def _follow_purges(self) -> None:
         """Write again every segment that lost rows."""

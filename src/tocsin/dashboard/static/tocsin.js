@@ -189,7 +189,6 @@
     });
     plot.addEventListener("pointercancel", () => { from = null; brush.hidden = true; });
     figure.tabIndex = 0;
-    figure.setAttribute("role", "group");
     figure.setAttribute("aria-label", `${plot.getAttribute("aria-label")}. Arrow keys read the values, Enter opens one.`);
     figure.addEventListener("keydown", (event) => {
       const moves = { ArrowLeft: -1, ArrowRight: 1 };
@@ -373,8 +372,17 @@
     }
   };
 
+  // Heads stick to the window where a table fits; where it does not, it scrolls in its own frame.
+  const fit = () => {
+    for (const frame of all(".scroll")) {
+      frame.classList.remove("fits");
+      frame.classList.toggle("fits", frame.scrollWidth <= frame.clientWidth);
+    }
+  };
+
   const prepare = (from) => {
     localTimes(from);
+    fit();
     all("figure.chart", from).forEach(chart);
   };
 
@@ -385,6 +393,7 @@
     all("[data-live]").forEach(renew);
     follow();
     setInterval(() => localTimes(), 15000);
+    addEventListener("resize", fit);
     document.addEventListener("keydown", keys);
     document.addEventListener("click", clicks);
     document.addEventListener("change", (event) => {

@@ -92,15 +92,12 @@ WHERE key = ?;
 
 -- name: add_purge
 INSERT INTO purges (id, max_seq, before_at, before_seq, seqs)
-VALUES ((SELECT coalesce(max(id), 0) + 1 FROM purges), ?, ?, ?, ?)
-RETURNING id;
-
--- name: widen_purge
-UPDATE purges SET before_at = ?, before_seq = ? WHERE id = ?;
+VALUES ((SELECT epoch FROM head), ?, ?, ?, ?);
 
 -- name: drop_covered_purges
 DELETE FROM purges
-WHERE seqs = '[]' AND max_seq <= ? AND (before_at, before_seq) <= (?, ?) AND id < ?;
+WHERE seqs = '[]' AND max_seq <= ? AND (before_at, before_seq) <= (?, ?)
+AND id < (SELECT epoch FROM head);
 
 -- name: purges_after
 SELECT id, max_seq, before_at, before_seq, seqs FROM purges WHERE id > ? ORDER BY id;

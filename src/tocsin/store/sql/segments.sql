@@ -2,7 +2,7 @@
 
 -- name: add_fold
 INSERT INTO folds (folder, folded_seq, purged, owner, lease_until)
-VALUES (?, 0, (SELECT coalesce(max(id), 0) FROM purges), '', 0)
+VALUES (?, 0, (SELECT epoch FROM head), '', 0)
 ON CONFLICT DO NOTHING;
 
 -- name: take_lease
@@ -23,7 +23,7 @@ UPDATE folds SET purged = ?, lease_until = ? WHERE folder = ? AND owner = ?;
 
 -- name: restart_fold
 UPDATE folds SET
-    folded_seq = 0, purged = (SELECT coalesce(max(id), 0) FROM purges), lease_until = ?
+    folded_seq = 0, purged = (SELECT epoch FROM head), lease_until = ?
 WHERE folder = ? AND owner = ?;
 
 -- name: segments

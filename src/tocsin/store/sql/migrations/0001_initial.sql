@@ -172,7 +172,8 @@ CREATE TABLE segments (
 );
 
 -- Deletions that segments must follow: of the records up to `max_seq`, those before
--- (`before_at`, `before_seq`) in order of start, and those listed in `seqs` (JSON).
+-- (`before_at`, `before_seq`) in order of start, and those listed in `seqs` (JSON). `id` is the
+-- epoch that the deletion began.
 CREATE TABLE purges (
     id INTEGER PRIMARY KEY,
     max_seq INTEGER NOT NULL,
