@@ -109,7 +109,8 @@ class Bench:
         """Send requests up to each mark, within the time one target may take."""
         if target.proc is None:
             return
-        ends, done = time.monotonic() + self.given.soak_seconds, 0
+        share = 0.5 if target.slow else 1.0  # no time would take it to the second mark
+        ends, done = time.monotonic() + share * self.given.soak_seconds, 0
         for mark in MARKS[:1] if self.given.quick else MARKS:
             left = ends - time.monotonic()
             if left < 1:
@@ -184,7 +185,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--streams", type=options.integers, default=(64,), help="default 64")
     parser.add_argument("--rounds", type=int, help="default 3")
     parser.add_argument("--seconds", type=float, help="per cell, default 2.5")
-    parser.add_argument("--soak-seconds", type=float, help="memory, per target, default 45")
+    parser.add_argument("--soak-seconds", type=float, help="memory, per target, default 90")
     parser.add_argument("--retries", type=int, default=0, help="of a cell on a busy machine")
     parser.add_argument("--minutes", type=float, default=10, help="no new round begins later")
     parser.add_argument("--base", default="nginx", help="ratios are taken against this target")
@@ -194,7 +195,7 @@ def parsed() -> argparse.Namespace:
     given.rates = given.rates or ((100,) if quick else (100, 600))
     given.rounds = given.rounds or (1 if quick else 3)
     given.seconds = given.seconds or (1.0 if quick else 2.5)
-    given.soak_seconds = given.soak_seconds or (10 if quick else 45)
+    given.soak_seconds = given.soak_seconds or (10 if quick else 90)
     given.targets += tuple(x for x in given.peers if x not in given.targets)
     return given
 

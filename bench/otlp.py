@@ -24,7 +24,7 @@ from typing import Any
 
 from harness import options
 from harness.otlp_client import Batch, Client, visible_after
-from harness.procs import StartError, cpu_seconds, memory_mb, two_cores
+from harness.procs import StartError, cpu_seconds, memory_mb, settle, two_cores
 from harness.servers import Server, disk, server
 from harness.spans import batches
 from harness.tables import Report, Table, median, ratio, shown, times
@@ -54,9 +54,12 @@ def warmed(one: Server, given: argparse.Namespace) -> float | None:
 def ingest(one: Server, given: argparse.Namespace, load: Load) -> dict[str, Any]:
     """Take all batches in as fast as the server acknowledges them."""
     row: dict[str, Any] = {"kind": "ingest", "server": one.name, "started_s": one.start()}
-    row["idle_batch_visible_ms"] = warmed(one, given)
     assert one.proc is not None
-    before, disk0, cpu0 = one.visible(), disk(one), cpu_seconds(one.proc.pid)
+    one.proc.stop(grace=60)
+    empty = disk(one)
+    one.start()
+    row["idle_batch_visible_ms"] = warmed(one, given)
+    before, cpu0 = one.visible(), cpu_seconds(one.proc.pid)
     began = time.perf_counter()
     client = Client(one, load, threads=given.threads)
     client.join(given.max_seconds)
@@ -67,8 +70,9 @@ def ingest(one: Server, given: argparse.Namespace, load: Load) -> dict[str, Any]
     left = max(1.0, given.max_seconds - acked_s)
     complete = visible_after(one, before + acked, seconds=left, every=0.25)
     visible_s = time.perf_counter() - began
-    time.sleep(2)  # work that the server put off is its own all the same
-    spans = one.visible() - before
+    settle(one.proc.pid, pause=1.2)  # work that the server put off is its own all the same
+    stored = one.visible()
+    spans = stored - before
     cpu = cpu_seconds(one.proc.pid) - cpu0
     row |= {
         "spans": spans,
@@ -86,7 +90,7 @@ def ingest(one: Server, given: argparse.Namespace, load: Load) -> dict[str, Any]
         "errors": client.errors,
     }
     one.proc.stop(grace=60)
-    row["disk_bytes_per_span"] = ratio(disk(one) - disk0, spans)
+    row["disk_bytes_per_span"] = ratio(disk(one) - empty, stored)
     return row
 
 

@@ -10,7 +10,7 @@ Disk is read after a clean stop. Two traces: tau-bench (real agent runs, real te
 
   python bench/store.py --data DIR                        # about 2 minutes
   python bench/store.py --data DIR --peers phoenix        # about 3 minutes
-  python bench/store.py --queries                         # about 8 minutes, 6 GB of disk
+  python bench/store.py --queries                         # about 10 minutes, 7 GB of disk
 
 --queries asks the dashboard's questions at a million interactions instead: of a running Tocsin over
 HTTP, and of one indexed row per call in SQLite in plain SQL.

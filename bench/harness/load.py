@@ -80,6 +80,8 @@ class Address:
     port: int
     headers: tuple[str, ...]
     pid: int | None
+    pause: float = 0.2
+    """Seconds between two turns of its background work, at the most."""
     path: str = "/v1/chat/completions"
 
 
@@ -113,7 +115,7 @@ def cell(to: Address, body: Path, shape: Shape, core: int, upstream: Upstream) -
     upstream0, own0 = cpu_seconds(upstream.proc.pid), os.times()
     result = loadgen(to, body, shape, core)
     if to.pid:
-        settle(to.pid)
+        result["settled_s"] = settle(to.pid, pause=to.pause)
     spent = (cpu_seconds(to.pid) if to.pid else 0.0) - target0
     wall, own1 = time.monotonic() - at, os.times()
     mine = sum(own1[:4]) - sum(own0[:4]) + cpu_seconds(upstream.proc.pid) - upstream0

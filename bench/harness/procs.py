@@ -79,16 +79,20 @@ def busy_seconds() -> float:
     return (sum(fields) - fields[3] - fields[4]) / TICK
 
 
-def settle(pid: int, limit: float = 3.0) -> None:
-    """Wait until the process tree is idle, so that work it put off is charged to this load."""
-    end = time.monotonic() + limit
-    before = cpu_seconds(pid)
-    while time.monotonic() < end:
-        time.sleep(0.2)
+def settle(pid: int, limit: float = 20.0, pause: float = 0.2) -> float:
+    """Wait until the process tree is idle, so that work it put off is charged to this load.
+
+    Idle means less than a tenth of a core over ``pause`` seconds, which must be longer than the
+    pauses between the turns of its background work. Returns how many seconds that took.
+    """
+    began, before = time.monotonic(), cpu_seconds(pid)
+    while time.monotonic() - began < limit:
+        time.sleep(pause)
         now = cpu_seconds(pid)
-        if now - before < 0.02:
-            return
+        if now - before < 0.1 * pause:
+            break
         before = now
+    return time.monotonic() - began
 
 
 def _signal(members: Iterable[tuple[int, str]], what: signal.Signals) -> None:

@@ -77,7 +77,7 @@ def through_tocsin(count: int, now_us: int) -> dict[str, Any]:
     assert source.picked is not None
     with Proc(cmd, cores=two_cores(), log=folder / "server.log", cwd=folder) as proc:
         proc.wait_until(lambda: answers(port, tocsin.READY), 60)
-        settle(proc.pid, limit=60)
+        settle(proc.pid, limit=60, pause=1.2)
         found = asked(tocsin.Api(folder, port), source.picked, now_us)
     return {"store": "tocsin", "write_s": spent, "disk": size(folder / "data"), "ms": found}
 

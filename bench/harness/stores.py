@@ -139,7 +139,7 @@ def phoenix(calls: Iterable[Call], *, lean: bool = False, install: bool = False)
     one.start()
     assert one.proc is not None
     try:
-        settle(one.proc.pid)
+        settle(one.proc.pid, pause=1.2)
         before, began = disk(one), time.perf_counter()
         client = Client(one, load, threads=2)
         client.join(300)
@@ -168,7 +168,7 @@ def tocsin_gateway(calls: Iterable[Call]) -> Kept:
         with Proc(cmd, cores=cores, log=log, cwd=folder) as proc:
             proc.wait_until(lambda: answers(port, tocsin.READY), 60)
             count, spent = _sent(calls, upstream, port)
-            settle(proc.pid, limit=90)
+            settle(proc.pid, limit=90, pause=1.2)
             proc.stop(grace=60)
     return _kept(folder, count, spent)
 

@@ -62,7 +62,8 @@ general_settings:
 class Plan:
     """How to start a target: its command and environment, its version, its key.
 
-    ``slow`` says that its latency under load comes near the length of a cell.
+    ``slow`` says that its latency under load comes near the length of a cell; ``pause`` is the
+    longest pause between two turns of its background work, in seconds.
     """
 
     cmd: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Plan:
     key: str = "sk-bench"
     patience: float = 60.0
     slow: bool = False
+    pause: float = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,8 @@ def _litellm(at: Setting) -> Plan:
 
 def _tocsin(at: Setting) -> Plan:
     cmd = tocsin.command(at.folder, port=at.port, upstream_port=at.upstream)
-    return Plan(cmd=tuple(cmd), version=version(Path(sys.executable), "tocsin"))
+    # Its search index takes a turn every second.
+    return Plan(cmd=tuple(cmd), version=version(Path(sys.executable), "tocsin"), pause=1.2)
 
 
 TARGETS: dict[str, Callable[[Setting], Plan]] = {
@@ -164,6 +167,7 @@ class Running:
             port=port if plan.cmd else upstream,
             headers=tuple(f"{k}: {v}" for k, v in self.headers.items()),
             pid=self.proc.pid if self.proc else None,
+            pause=plan.pause,
         )
 
     def _ready(self, port: int, patience: float) -> float:

@@ -23,6 +23,7 @@ from tocsin.core.errors import ConfigError, InputError
 from tocsin.core.interaction import Entry, Mode
 from tocsin.core.messages import Hash
 from tocsin.core.policy import Policy, Provider
+from tocsin.core.redact import Redactor
 from tocsin.domains import DOMAINS
 from tocsin.providers import (
     HttpClient,
@@ -31,6 +32,7 @@ from tocsin.providers import (
     Router,
     TokenCounter,
     allowed_hosts,
+    default_upstreams,
     make_providers,
     start_providers,
 )
@@ -101,6 +103,7 @@ class App:
             recorder=self.recorder,
             clock=clock,
             learners=(self.identity,),
+            redactor=Redactor(secrets_of(config, env)),
         )
         self.worker = Worker(self._jobs())
         self._ticker: asyncio.TimerHandle | None = None
@@ -169,7 +172,11 @@ class App:
         self.router = Router(config, providers, self.clock, _balancer())
         self.providers = providers
         self.pricer.configure(config.prices)
-        self.runtime.configure(modes=_modes(config), dispatch=self.router)
+        self.runtime.configure(
+            modes=_modes(config),
+            dispatch=self.router,
+            redactor=Redactor(secrets_of(config, self._env)),
+        )
         self.config = config
         self._retiring.add(asyncio.create_task(_retire(old, providers)))
         return needs_restart
@@ -256,7 +263,7 @@ class App:
         """Spans → entries, in the one thread that knows the histories of late."""
         # Protobuf takes 60 ms and 15 MB to load: only once there are traces.
         from tocsin.importers.build import Histories
-        from tocsin.importers.otlp import Converter, Tally, decode_export
+        from tocsin.importers.otlp import Converter, decode_export
 
         if self._histories is None:
             self._histories = Histories()
@@ -266,16 +273,15 @@ class App:
             record.encoding,
             max_bytes=self.config.server.max_body_bytes,
         )
-        tally = Tally()
         sender = Principal(key_id=record.key_id, features=record.features)
-        converter = Converter(
+        batch = Converter(histories=self._histories).convert(
+            export,
             feature_default=record.feature,
-            allow=sender.may_call,
             key_id=record.key_id,
-            histories=self._histories,
+            allow=sender.may_call,
+            received_at=record.received_at,
         )
-        entries = list(converter.entries(export, tally, received_at=record.received_at))
-        return entries, sum(tally.rejected.values()), tally.message()
+        return batch.entries, batch.rejected, batch.reason
 
     def _read_journaled(self, record: Ingested) -> Iterable[Entry]:
         """The same, for the journal's recovery."""
@@ -367,6 +373,15 @@ def _client(config: Config) -> HttpClient:
 
 def _balancer() -> random.Random:
     return random.Random()  # noqa: S311 - it spreads load and jitters pauses, nothing more
+
+
+def secrets_of(config: Config, env: Mapping[str, str]) -> list[str]:
+    """The values that must appear in no record and no log: keys, headers, a password."""
+    names = {"TOCSIN_SECRET", "TOCSIN_STORE_URL", config.otlp.headers_env}
+    names |= {upstream.api_key_env for upstream in config.upstreams.values()}
+    names |= {upstream.api_key_env for upstream in default_upstreams(env).values()}
+    found = [env[name] for name in names if env.get(name)]
+    return [*found, config.store.url] if "@" in config.store.url else found
 
 
 def _lookup(store: Store) -> Callable[[Sequence[Hash], Sequence[str]], list[Seen]]:

@@ -77,7 +77,8 @@ def test_tail_prints_each_call_as_it_ends(server: Server) -> None:
         text=True,
     )
     assert following.stdout is not None
-    time.sleep(1.5)
+    assert following.stderr is not None
+    assert "waiting for calls" in following.stderr.readline()
     server.chat("not this one", tocsin_feature="other")
     call_id = server.chat("this one", tocsin_feature="tailed")["headers"]["tocsin-call-id"]
     line = following.stdout.readline()

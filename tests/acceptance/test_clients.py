@@ -294,7 +294,8 @@ async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
         messages = [{"role": "user", "content": "x"}] * number
         body = json.dumps({"model": "m", "messages": messages}).encode()
         writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n%b\r\n%b"
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            b"content-length: %d\r\n%b\r\n%b"
             % (len(body), b"connection: close\r\n" if number == 3 else b"", body)
         )
     answers = await reader.read()

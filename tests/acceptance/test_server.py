@@ -121,9 +121,9 @@ async def test_small_writes_are_not_held_back_on_either_side(
 
 
 async def test_every_accepted_connection_has_nodelay_set() -> None:
-    class Probe(TocsinProtocol):
-        made: list[int] = []
+    found: list[int] = []
 
+    class Probe(TocsinProtocol):
         def __init__(self) -> None:
             pass
 
@@ -133,7 +133,7 @@ async def test_every_accepted_connection_has_nodelay_set() -> None:
             self.connections: set[Any] = set()
             self.logger = logging.getLogger("probe")
             TocsinProtocol.connection_made(self, transport)
-            Probe.made.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
         def connection_lost(self, exc: Exception | None) -> None:
             pass
@@ -143,7 +143,7 @@ async def test_every_accepted_connection_has_nodelay_set() -> None:
     await asyncio.sleep(0.05)
     writer.close()
     server.close()
-    assert Probe.made == [1]
+    assert found == [1]
 
 
 async def test_a_second_process_on_the_same_store_records_beside_the_first(

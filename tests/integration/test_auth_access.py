@@ -9,6 +9,10 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from adminkit import Site, running
+from tocsin.app import build
+from tocsin.cli.context import Settings
+from tocsin.cli.frontdoor import FrontDoor, _table
+from tocsin.config.model import Config, Server, Upstream
 from tocsin.gateway.access import RANKS, Access, RouteRole, shape_of
 
 ROLES = ("anonymous", "caller", "viewer", "operator", "admin")
@@ -96,6 +100,21 @@ def concrete(path: str) -> str:
 def test_the_routes_that_are_served_are_the_routes_that_were_thought_about(site: Site) -> None:
     routes = {f"{method} {path}" for path, methods in served(site).items() for method in methods}
     assert routes == set(EXPECTED)
+
+
+def test_the_real_front_door_serves_the_same_routes_under_the_same_roles(tmp_path: Path) -> None:
+    config = Config(
+        server=Server(data_dir=str(tmp_path)), upstreams={"s": Upstream(kind="scripted")}
+    )
+    app = build(config, env={})
+    try:
+        door = FrontDoor(app, Settings(config, None, {}))
+        routes = {f"{m} {path}" for r in door._routes() for path, ms in [shape_of(r)] for m in ms}
+        roles = {f"{m} {rule.path}": rule.role for rule in _table() for m in rule.methods}
+    finally:
+        app.store.close()
+    assert routes == set(EXPECTED)
+    assert roles == EXPECTED
 
 
 def test_the_role_table_says_what_was_promised(site: Site) -> None:

@@ -33,7 +33,8 @@ class Tocsin:
         self.data = folder / "data"
         self.config = folder / "tocsin.toml"
         self.config.write_text(
-            f'[server]\nport = {self.port}\ndata_dir = "{self.data}"\nshutdown_grace_s = 5\n{config}'
+            f'[server]\nport = {self.port}\ndata_dir = "{self.data}"\n'
+            f"shutdown_grace_s = 5\n{config}"
         )
         self.log = folder / "tocsin.log"
         self._env = {**os.environ, **(env or {})}

@@ -4,7 +4,8 @@ What a call gets is said in its body, ``{"metadata": {"do": ...}}``:
 
 ``answer`` (the default), ``error`` (500), ``limited`` (429 with retry-after-ms), ``refuse``
 (content filter), ``truncate`` (length), ``hang`` (never), ``drop`` (closes before the head),
-``cut`` (closes in the middle of the body or stream), ``flood`` (a stream of ``"megabytes"``). Streams follow ``"stream": true``;
+``cut`` (closes in the middle of the body or stream), ``flood`` (a stream of ``"megabytes"``).
+Streams follow ``"stream": true``;
 ``"pieces"`` and ``"pause_s"`` shape them.
 """
 
@@ -14,6 +15,9 @@ from collections import Counter
 from typing import Any
 
 Writer = asyncio.StreamWriter
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 
 
 class Upstream:
@@ -120,9 +124,7 @@ class Upstream:
         do = options.get("do", "answer")
         pieces = int(options.get("pieces", 3))
         pause = float(options.get("pause_s", 0))
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
+        writer.write(_STREAM_HEAD)
         events = [{"role": "assistant", "content": ""}] + [
             {"content": f"w{i} "} for i in range(pieces)
         ]
@@ -151,9 +153,7 @@ class Upstream:
 
 async def _flood(megabytes: int, writer: Writer) -> bool:
     """A stream as fast as it is taken."""
-    writer.write(
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    )
+    writer.write(_STREAM_HEAD)
     for _ in range(megabytes * 16):
         _chunk(writer, b": " + b"x" * 65_000 + b"\n\n")
         await writer.drain()
@@ -209,9 +209,7 @@ async def _anthropic(call: dict[str, Any], writer: Writer) -> bool:
         return await _send(writer, 200, {"input_tokens": 14})
     if not call.get("stream"):
         return await _send(writer, 200, message)
-    writer.write(
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    )
+    writer.write(_STREAM_HEAD)
     block = {"type": "text", "text": ""}
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": {**message, "content": [], "stop_reason": None}},

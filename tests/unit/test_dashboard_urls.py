@@ -1,5 +1,8 @@
 """The URL is the state of a page."""
 
+import subprocess
+import sys
+
 import pytest
 from starlette.datastructures import QueryParams
 
@@ -81,3 +84,9 @@ def test_every_page_declares_the_least_role_that_may_use_it() -> None:
     public = [path for (path, _), role in roles.items() if role == "anonymous"]
     assert public == ["/static/{name}"]
     assert all(roles[key] == "admin" for key in roles if key[1] == ("POST",))
+
+
+def test_importing_the_dashboard_loads_no_template_engine() -> None:
+    """The gateway starts with the pages on board; the first page pays for Jinja, not the start."""
+    code = "import sys, tocsin.dashboard; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

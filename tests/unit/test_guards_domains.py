@@ -24,14 +24,14 @@ class Polite:
     failure: FailureMode = "open"
     timeout_s = 1.0
 
-    async def __call__(self, call: Call, next: Next) -> Reply:  # noqa: A002 - as in the protocol
+    async def __call__(self, call: Call, next: Next) -> Reply:
         return await next(call)
 
 
 class Strict(Polite):
     """Stops every call, and says why."""
 
-    async def __call__(self, call: Call, next: Next) -> Reply:  # noqa: A002
+    async def __call__(self, call: Call, next: Next) -> Reply:
         raise Denied("this feature is frozen")
 
 
@@ -98,18 +98,18 @@ def test_a_policy_may_stop_every_call_when_it_says_why() -> None:
 
 
 class Twice(Polite):
-    async def __call__(self, call: Call, next: Next) -> Reply:  # noqa: A002
+    async def __call__(self, call: Call, next: Next) -> Reply:
         await next(call)
         return await next(call)
 
 
 class Crashing(Polite):
-    async def __call__(self, call: Call, next: Next) -> Reply:  # noqa: A002
+    async def __call__(self, call: Call, next: Next) -> Reply:
         raise ValueError("oops")
 
 
 class Renaming(Polite):
-    async def __call__(self, call: Call, next: Next) -> Reply:  # noqa: A002
+    async def __call__(self, call: Call, next: Next) -> Reply:
         return await next(call.evolve(id="other"))
 
 

@@ -116,6 +116,14 @@ def test_an_unknown_price_is_never_zero() -> None:
     assert spend(0, 4, 4) == "unknown"
 
 
+def test_estimated_tokens_are_said_to_be_estimates() -> None:
+    guess = Usage(input_tokens=10, output_tokens=2, source="estimated")
+    found = result([*told(), record(START, None, usage=guess)])
+    assert found.estimated == 1
+    assert "estimated for 1 call; unknown for 1 call" in as_text(found)
+    assert "estimated for 1 call" in as_html(found)
+
+
 def test_tools_are_counted_once_with_the_failures_that_results_show() -> None:
     (tool,) = result(told()).tools
     assert (tool.name, tool.calls, tool.runs) == ("renew", 2, 1)

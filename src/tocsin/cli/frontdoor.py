@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 
 import tocsin
-from tocsin.app import App
+from tocsin.app import App, secrets_of
 from tocsin.cli.context import Settings
 from tocsin.cli.keys import base_url
 from tocsin.config.load import load
@@ -196,14 +196,6 @@ class FrontDoor:
     def _count(self, entries: list[Entry]) -> None:
         for entry in entries:
             self.metrics.observe(entry.interaction)
-
-
-def secrets_of(config: Config, env: Mapping[str, str]) -> list[str]:
-    """The values that must appear in no log: upstream keys, the server secret, a password."""
-    names = {"TOCSIN_SECRET", "TOCSIN_STORE_URL", config.otlp.headers_env}
-    names |= {upstream.api_key_env for upstream in config.upstreams.values()}
-    found = [env[name] for name in names if env.get(name)]
-    return [*found, config.store.url] if "@" in config.store.url else found
 
 
 def _table() -> tuple[RouteRole, ...]:

@@ -79,8 +79,7 @@ def tail(config: Path | None, options: Mapping[str, str | None], *, lines: int, 
         seq = store.stats().last_seq
         for interaction in reversed(store.interactions(where, limit=lines).rows if lines else ()):
             _print_call(interaction, json=json)
-        if not json:
-            output.console(stderr=True).print("waiting for calls; Ctrl-C ends", style="dim")
+        output.console(stderr=True).print("waiting for calls; Ctrl-C ends", style="dim")
         while True:
             seq = _follow(store, seq, where, json=json)
             time.sleep(_POLL_S)

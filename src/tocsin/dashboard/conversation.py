@@ -20,6 +20,8 @@ PREVIEW = 1_200
 SHOWN = 24_000
 """Characters of one part that a run's page carries; one call's page carries ``SHOWN_WHOLE``."""
 SHOWN_WHOLE = 400_000
+_SPARE_LINES, _SPARE = 4, 200
+"""So much more is shown rather than folded."""
 _INLINE = 88
 """A tool call up to this long stands on one line, as ``name(key: value)``."""
 _BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*){2,}")
@@ -206,11 +208,11 @@ def _part(kind: Kind, text: str, shown: int) -> Part:
 
 def fold(text: str, most_lines: int = PREVIEW_LINES, most: int = PREVIEW) -> tuple[str, str]:
     """Text as a preview and the rest, cut at a line's end where one is near."""
-    lines = text.split("\n", most_lines)
+    lines = text.split("\n", most_lines + _SPARE_LINES)
     by_lines = sum(len(line) + 1 for line in lines[:most_lines])
     limit = min(most, by_lines)
     # A fold that hides only a few words is in the way.
-    if len(text) <= limit + 200 and len(lines) <= most_lines + 1 and "\n" not in lines[-1]:
+    if len(text) <= limit + _SPARE and len(lines) <= most_lines + _SPARE_LINES:
         return text, ""
     cut = text.rfind("\n", limit // 2, limit)
     if cut < 0:

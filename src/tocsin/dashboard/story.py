@@ -54,6 +54,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     pause: tuple[float, str] | None = None
     """Since when nothing had run before this, and for how long, in words."""
     title: str = ""
+    repeats: int | None = None
+    """The earlier step with the same answer."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -394,6 +396,7 @@ def _call_row(told: Step, clock: Timeline, origin: int) -> Row:
         label=fmt.one_line(step_label(step), 60) if is_span else _did(told),
         title=fmt.one_line(step_label(step), 80),
         number=told.number,
+        repeats=told.repeats,
         href=f"#step-{told.number}",
         depth=told.depth,
         start=clock.at(step.started_at),

@@ -176,7 +176,7 @@ class TocsinProtocol(HttpToolsProtocol):
         headers = tuple(call.request_headers)
         try:
             try:
-                principal = await gateway.admit(headers, self.server)
+                principal = await gateway.admit(headers, self.server, self.client)
             except CallError as error:
                 await wire.error(dialect_of(call.path, headers), error)
                 return

@@ -12,6 +12,7 @@ from typing import Any
 
 from tocsin.core.call import Call, Draft, Headers, Principal
 from tocsin.core.clock import Clock
+from tocsin.core.credentials import PREFIX
 from tocsin.core.errors import BadRequest, CallError, Forbidden
 from tocsin.core.ids import is_safe_id, new_id
 from tocsin.core.interaction import Dialect, Operation
@@ -114,7 +115,7 @@ class Gateway:
         try:
             try:
                 # The key first: whoever has none cannot make us read a body.
-                principal = await self.admit(headers, scope.get("server"))
+                principal = await self.admit(headers, scope.get("server"), scope.get("client"))
                 body = await _read_body(headers, receive, self._max_body)
             except CallError as error:
                 await wire.error(dialect_of(path, headers), error)
@@ -126,10 +127,15 @@ class Gateway:
             if GONE not in scope:
                 raise
 
-    async def admit(self, headers: Headers, server: tuple[str, int | None] | None) -> Principal:
+    async def admit(
+        self,
+        headers: Headers,
+        server: tuple[str, int | None] | None,
+        client: tuple[str, int] | None,
+    ) -> Principal:
         """Who calls. Raises ``CallError`` for whoever may not."""
         self._hosts.check(headers, server)
-        return await self._keyring.authenticate(headers)
+        return await self._keyring.authenticate(headers, peer=client[0] if client else "")
 
     async def serve(
         self,
@@ -168,31 +174,22 @@ class Gateway:
         body: bytes,
     ) -> tuple[Call, CallError | None]:
         """The call, and what is wrong with it: a call that is refused is recorded all the same."""
-        feature = user = agent = None
-        for name, value in headers:
-            if name[:7] == b"tocsin-":
-                if name == b"tocsin-feature":
-                    feature = value
-                elif name == b"tocsin-user":
-                    user = value.decode("latin-1")[:512]
-                elif name == b"tocsin-agent":
-                    agent = value.decode("latin-1")[:200]
-        error: CallError | None = None
+        feature, user, agent = _said(headers)
         name_of = _feature(feature, principal)
+        refused: CallError | None = None
+        parsed = _NOTHING
         try:
-            if name_of is None:
-                raise BadRequest("tocsin-feature: 1 to 128 letters, digits, '.', '_', ':' or '-'.")
-            if not principal.may_call(name_of):
-                raise Forbidden(
-                    f"this key may not call the feature '{name_of}', only: "
-                    f"{', '.join(principal.features)}"
+            _check_feature(name_of, principal)
+            if PREFIX in query:
+                raise BadRequest(
+                    "A Tocsin key stands in the URL, where logs of others would keep it. Send it "
+                    "as a header, and revoke this one.",
+                    code="key_in_url",
                 )
             if body or method == "POST":
                 parsed = parse_request(dialect, operation, body)
-            else:
-                parsed = _NOTHING
-        except CallError as refused:
-            error, parsed = refused, _NOTHING
+        except CallError as error:
+            refused = error
         now = self._clock.now_us()
         call = Call(
             id=new_id("call", now),
@@ -217,7 +214,7 @@ class Gateway:
             params=parsed.params,
             draft=Draft(response_ref=parsed.response_ref, conversation_ref=parsed.conversation_ref),
         )
-        return call, error
+        return call, refused
 
 
 _NOTHING = ParsedRequest()
@@ -232,6 +229,29 @@ def dialect_of(path: str, headers: Headers) -> Dialect:
         if name == b"anthropic-version":
             return "anthropic"
     return "openai"
+
+
+def _said(headers: Headers) -> tuple[bytes | None, str | None, str | None]:
+    """What the caller's ``tocsin-`` headers say: feature, end user, agent."""
+    feature = user = agent = None
+    for name, value in headers:
+        if name[:7] == b"tocsin-":
+            if name == b"tocsin-feature":
+                feature = value
+            elif name == b"tocsin-user":
+                user = value.decode("latin-1")[:512]
+            elif name == b"tocsin-agent":
+                agent = value.decode("latin-1")[:200]
+    return feature, user, agent
+
+
+def _check_feature(feature: str | None, principal: Principal) -> None:
+    """Raises ``BadRequest`` or ``Forbidden`` unless this is a feature that the key may call."""
+    if feature is None:
+        raise BadRequest("tocsin-feature: 1 to 128 letters, digits, '.', '_', ':' or '-'.")
+    if not principal.may_call(feature):
+        allowed = ", ".join(principal.features)
+        raise Forbidden(f"this key may not call the feature '{feature}', only: {allowed}")
 
 
 def _feature(said: bytes | None, principal: Principal) -> str | None:
@@ -290,6 +310,8 @@ def _decompressed(body: bytes, encoding: bytes, most: int) -> bytes:
         raise BadRequest("The request body is not the gzip that its header says.") from None
     if len(plain) > most:
         raise _too_large(most)
+    if not decoder.eof:
+        raise BadRequest("The compressed request body breaks off.")
     return plain
 
 

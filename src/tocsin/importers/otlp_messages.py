@@ -110,11 +110,26 @@ def numbered(attributes: dict[str, Value], prefix: str) -> list[dict[str, Value]
     return [found[number] for number in sorted(found)]
 
 
+@lru_cache(8192)
+def _place(key: str) -> tuple[bool, int, str] | None:
+    """Of a message's field: whether it was asked (or answered), its number, the field."""
+    for prefix, asked in (("llm.input_messages.", True), ("llm.output_messages.", False)):
+        if key.startswith(prefix):
+            split = _split(key, len(prefix))
+            return None if split is None else (asked, *split)
+    return None
+
+
 def _openinference(span: WireSpan, found: Said) -> bool:
-    asked = numbered(span.attributes, "llm.input_messages.")
-    answered = numbered(span.attributes, "llm.output_messages.")
-    found.input = [_from_openinference(fields, "user") for fields in asked]
-    found.output = [_from_openinference(fields, "assistant") for fields in answered]
+    asked: dict[int, dict[str, Value]] = {}
+    answered: dict[int, dict[str, Value]] = {}
+    for key, value in span.attributes.items():
+        place = _place(key)
+        if place is not None:
+            into = asked if place[0] else answered
+            into.setdefault(place[1], {})[place[2]] = value
+    found.input = [_from_openinference(asked[n], "user") for n in sorted(asked)]
+    found.output = [_from_openinference(answered[n], "assistant") for n in sorted(answered)]
     reason = span.attributes.get("llm.finish_reason")
     found.finish = reason if isinstance(reason, str) else None
     return bool(asked or answered)

@@ -8,13 +8,12 @@ left out instead of raising.
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from tocsin.core.errors import InputError
-from tocsin.core.wire import exceeds_depth
 
 Value = str | int | float | bool | bytes | list[Any] | dict[str, Any] | None
 
@@ -23,8 +22,6 @@ JSON = "application/json"
 
 MAX_DEPTH = 16
 """Arrays and maps inside each other in one attribute; what is deeper is left out."""
-MAX_JSON_DEPTH = 160
-"""The same in JSON text, where OTLP spends four levels for one."""
 MAX_ATTRIBUTES = 10_000
 """Attributes read of one span: instrumentations spread messages over numbered attributes."""
 MAX_KEY = 256
@@ -208,14 +205,14 @@ def _id_fault(trace_id: bytes, span_id: bytes) -> str:
     return ""
 
 
-def _read_attributes(pairs: Iterable[Any], into: dict[str, Value]) -> int:
+def _read_attributes(pairs: Sequence[Any], into: dict[str, Value]) -> int:
     """Put protobuf key-values into a dict; returns how many were over a limit."""
-    dropped = 0
-    for pair in pairs:
+    dropped = max(0, len(pairs) - MAX_ATTRIBUTES)
+    for pair in pairs if not dropped else pairs[:MAX_ATTRIBUTES]:
         key, value = pair.key, pair.value
         # Text is the usual case, and reading it without asking for the kind is twice as quick.
         text: str = value.string_value
-        if len(text) > MAX_VALUE or len(key) > MAX_KEY or len(into) >= MAX_ATTRIBUTES:
+        if len(text) > MAX_VALUE or len(key) > MAX_KEY:
             dropped += 1
         else:
             into[key] = text or _value(value, 0)
@@ -239,11 +236,11 @@ def _value(value: Any, depth: int) -> Value:
 
 def decode_json(body: bytes) -> Export:
     """Read an ``ExportTraceServiceRequest`` in OTLP's JSON encoding. Raises ``ExportError``."""
-    if exceeds_depth(body, MAX_JSON_DEPTH):
-        raise ExportError(f"The JSON nests deeper than {MAX_JSON_DEPTH} levels.")
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise ExportError("The JSON nests too deep.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ExportError(f"The body is not valid JSON: {error}.") from None
     if not isinstance(value, dict) or not ({"resourceSpans", "resource_spans"} & value.keys()):
         raise ExportError('The JSON is no OTLP trace export: it has no "resourceSpans".')
@@ -345,14 +342,16 @@ def _json_id(value: Any, size: int) -> bytes:
 
 
 def _read_json_attributes(pairs: Any, into: dict[str, Value]) -> int:
-    dropped = 0
-    for pair in _list(pairs):
+    pairs = _list(pairs)
+    dropped = max(0, len(pairs) - MAX_ATTRIBUTES)
+    for pair in pairs if not dropped else pairs[:MAX_ATTRIBUTES]:
         if not isinstance(pair, dict) or not isinstance(key := pair.get("key"), str):
             dropped += 1
             continue
-        plain = _json_value(pair.get("value"), 0)
-        long = isinstance(plain, str) and len(plain) > MAX_VALUE
-        if long or len(key) > MAX_KEY or len(into) >= MAX_ATTRIBUTES:
+        value = pair.get("value")
+        text = value.get("stringValue") if isinstance(value, dict) else None
+        plain = text if isinstance(text, str) else _json_value(value, 0)
+        if len(key) > MAX_KEY or (isinstance(plain, str) and len(plain) > MAX_VALUE):
             dropped += 1
         else:
             into[key] = plain

@@ -106,7 +106,7 @@ class Report:
         self._seen: set[int] = set()
         self._full = False
         self._sent = self._again = 0
-        self._steps = self._untimed = self._uncounted = self._cached = 0
+        self._steps = self._untimed = self._uncounted = self._cached = self._estimated = 0
         self._outcomes: Counter[str] = Counter()
         self._models: dict[str, list[int]] = {}
         self._bad = 0
@@ -148,6 +148,7 @@ class Report:
         self._cached += usage.cache_read_tokens or 0
         if given is None and told is None:
             self._uncounted += 1
+        self._estimated += usage.source == "estimated"
         if len(run.bytes) < _MAX_STEPS:
             run.bytes.append(call.input_bytes)
             run.tokens.append(-1 if given is None else given)
@@ -235,6 +236,7 @@ class Report:
             output_tokens=sum(run.output_tokens for run in runs),
             cached_tokens=self._cached,
             uncounted=self._uncounted,
+            estimated=self._estimated,
             cost_nano_usd=sum(run.cost for run in runs),
             unpriced=calls - priced,
             judged=len(verdicts),

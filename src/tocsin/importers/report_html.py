@@ -114,6 +114,8 @@ def _facts(result: ReportResult) -> str:
     known = result.calls - result.uncounted
     tokens = whole(result.input_tokens + result.output_tokens) if known else "unknown"
     told = f"{whole(result.input_tokens)} in, {whole(result.output_tokens)} out" if known else ""
+    if result.estimated:
+        told += f"; estimated for {plural(result.estimated, 'call')}"
     if known and result.uncounted:
         told += f"; unknown for {plural(result.uncounted, 'call')}"
     priced = result.unpriced < result.calls

@@ -131,6 +131,8 @@ class ReportResult(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     uncounted: int
     """Calls whose tokens the file does not tell."""
+    estimated: int
+    """Calls whose tokens are an estimate from their text."""
     cost_nano_usd: int
     unpriced: int
     judged: int

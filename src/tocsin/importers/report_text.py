@@ -140,6 +140,8 @@ def _token_words(result: ReportResult) -> str:
     words = f"{whole(result.input_tokens)} in, {whole(result.output_tokens)} out"
     if result.cached_tokens:
         words += f", {whole(result.cached_tokens)} of the input from a cache"
+    if result.estimated:
+        words += f"; estimated for {plural(result.estimated, 'call')}"
     if result.uncounted:
         words += f"; unknown for {plural(result.uncounted, 'call')}"
     return words

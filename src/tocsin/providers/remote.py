@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from tocsin.config.model import Upstream
 from tocsin.core.call import Call, Headers
+from tocsin.core.credentials import is_ours
 from tocsin.core.errors import BadRequest, ConfigError
 from tocsin.core.interaction import Dialect
 from tocsin.core.policy import Reply
@@ -210,7 +211,7 @@ class RemoteProvider:
             elif verdict == _ENCODING:
                 encoding = _accepted(header[1])
             elif verdict == _CREDENTIAL:
-                if self._credential is None and _is_callers_own(call):
+                if self._credential is None and not is_ours(*header):
                     kept.append(header)
             elif verdict == _CONNECTION:
                 named = header[1]
@@ -337,12 +338,6 @@ def _accepted(value: bytes) -> bytes:
     """The caller's encodings as far as Tocsin can read them beside the stream."""
     names = [part.partition(b";")[0].strip().lower() for part in value.split(b",")]
     return b", ".join([name for name in names if name in (b"gzip", b"deflate")]) or b"identity"
-
-
-def _is_callers_own(call: Call) -> bool:
-    """Whether the caller's credential is its own: not a key or a session that Tocsin issued."""
-    principal = call.principal
-    return principal.key_id is None and principal.role in ("anonymous", "caller")
 
 
 def loopback_authorities(urls: Iterable[str]) -> tuple[str, ...]:

@@ -4,14 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tocsin.core.call import Call, Draft
 from tocsin.core.errors import CallError, Denied, Forbidden, PolicyFailed, UpstreamFailed
 from tocsin.core.ids import derived_id
-from tocsin.core.interaction import Interaction, Usage
+from tocsin.core.interaction import Attempt, Interaction, Usage
 from tocsin.core.messages import Message, content_hash, link, parse_message
 from tocsin.core.outcome import Outcome, outcome_of
 from tocsin.core.policy import Reply
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tocsin.runtime")
 
+_NO_USAGE = Usage()
+_LONGEST = 2000
+"""Characters of an error message that are kept."""
 _GENERATED = frozenset({"chat", "text_completion", "generate_content"})
 
 
@@ -100,8 +103,11 @@ class Exchange:
         assert reader is not None
         call.draft.output_bytes = len(body)
         reader.feed_body(body)
-        keep = reply.status >= 400 or call.operation not in _GENERATED
-        self.finish(response=body if keep else None)
+        if reply.status >= 400:
+            # Providers repeat the credential that they refuse.
+            self.finish(response=self._runtime.redactor.data(body))
+        else:
+            self.finish(response=None if call.operation in _GENERATED else body)
 
     def first_chunk(self) -> None:
         """Note when the first piece of a stream came."""
@@ -143,73 +149,77 @@ class Exchange:
 
     def _interaction(self, response: bytes | None) -> tuple[Interaction, Message | None]:
         call, reader = self._call, self._reader
-        draft = call.draft
-        output = None
-        usage = Usage()
-        if reader is not None:
-            usage = reader.usage or usage
-            raw = reader.output_message() if call.operation in _GENERATED else None
-            output = parse_message(raw) if raw is not None else None
-            if output is not None and output.calls:
-                draft.tool_ids = tuple([tool.id for tool in output.calls])
-        messages, nodes = call.messages, call.nodes
-        input_node = nodes[-1].hash if nodes else None
-        identity = draft.identity
+        draft, identity = call.draft, call.draft.identity
+        output = self._output()
         new_from = identity.new_from if identity is not None else 0
         answered = 0
-        for message in messages[new_from:]:
+        for message in call.messages[new_from:]:
             answered += len(message.answers)
-        attempts = draft.attempts
-        last = attempts[-1] if attempts else None
-        if last is not None and draft.first_chunk_us is not None:
-            # A streamed attempt lasts as long as its stream.
-            lasted = self._runtime.clock.now_us() - last.started_at
-            last = msgspec.structs.replace(last, duration_us=lasted)
-            attempts[-1] = last
+        input_node = call.nodes[-1].hash if call.nodes else None
+        last = self._last_attempt()
+        outcome = self._outcome()
         return Interaction(
-            id=call.id,
-            source=call.source,
-            dialect=call.dialect,
-            operation=call.operation,
-            path=call.path,
-            started_at=call.started_at,
+            **_asked(call),
             duration_us=self._runtime.clock.monotonic_us() - self._started,
-            outcome=self._outcome(),
-            feature=call.feature,
-            key_id=call.principal.key_id,
-            end_user=call.end_user,
-            release=call.release,
+            outcome=outcome,
             run_id=identity.run_id if identity is not None else derived_id("run", call.id),
             run_source=identity.run_source if identity is not None else "new",
             conversation_id=identity.conversation_id if identity is not None else None,
             parent_id=identity.parent_id if identity is not None else None,
-            agent=call.agent,
-            request_model=call.model,
             response_model=reader.response_model if reader is not None else None,
             response_id=reader.response_id if reader is not None else None,
             provider=last.provider if last is not None else None,
             upstream=last.upstream if last is not None else None,
-            stream=call.stream,
             status=draft.status,
             finish_reason=reader.finish_reason if reader is not None else None,
             error_type=draft.error_type,
-            error_message=_clip(draft.error_message),
-            usage=usage,
+            error_message=self._clean(draft.error_message),
+            usage=(reader.usage if reader is not None else None) or _NO_USAGE,
             first_chunk_us=draft.first_chunk_us,
-            attempts=tuple(attempts),
+            attempts=tuple(draft.attempts),
             decisions=tuple(draft.decisions),
             input_node=input_node,
             output_node=_output_node(input_node, output),
-            input_messages=len(messages),
-            new_messages=len(messages) - new_from,
+            new_messages=len(call.messages) - new_from,
             tool_calls=len(output.calls) if output is not None else 0,
             tool_results=answered,
-            params=content_hash(call.params) if messages and call.params else None,
-            request_body=content_hash(call.body) if call.body and not messages else None,
             response_body=content_hash(response) if response else None,
-            input_bytes=len(call.body),
             output_bytes=draft.output_bytes,
         ), output
+
+    def _clean(self, text: str | None) -> str | None:
+        """What others said went wrong, without secrets and not too long."""
+        if text is None:
+            return None
+        clean = self._runtime.redactor.text(text)
+        return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + "…"
+
+    def _output(self) -> Message | None:
+        """The answer as a message, as far as it came."""
+        if self._reader is None or self._call.operation not in _GENERATED:
+            return None
+        raw = self._reader.output_message()
+        if raw is None:
+            return None
+        output = parse_message(raw)
+        if output.calls:
+            self._call.draft.tool_ids = tuple([tool.id for tool in output.calls])
+        return output
+
+    def _last_attempt(self) -> Attempt | None:
+        """The attempt that answered. A streamed one lasts as long as its stream."""
+        attempts = self._call.draft.attempts
+        if not attempts:
+            return None
+        if len(attempts) > 1 or attempts[0].error is not None:
+            attempts[:] = [
+                a if a.error is None else msgspec.structs.replace(a, error=self._clean(a.error))
+                for a in attempts
+            ]
+        if self._call.draft.first_chunk_us is not None:
+            lasted = self._runtime.clock.now_us() - attempts[-1].started_at
+            attempts[-1] = msgspec.structs.replace(attempts[-1], duration_us=lasted)
+        return attempts[-1]
 
     def _outcome(self) -> Outcome:
         """What became of the call: from the draft where somebody said it, else from the answer."""
@@ -278,6 +288,30 @@ class _Recorded:
             await close()
 
 
+def _asked(call: Call) -> dict[str, Any]:
+    """The fields of a record that are known before there is an answer."""
+    messages = call.messages
+    return {
+        "id": call.id,
+        "source": call.source,
+        "dialect": call.dialect,
+        "operation": call.operation,
+        "path": call.path,
+        "started_at": call.started_at,
+        "feature": call.feature,
+        "key_id": call.principal.key_id,
+        "end_user": call.end_user,
+        "release": call.release,
+        "agent": call.agent,
+        "request_model": call.model,
+        "stream": call.stream,
+        "input_messages": len(messages),
+        "params": content_hash(call.params) if messages and call.params else None,
+        "request_body": content_hash(call.body) if call.body and not messages else None,
+        "input_bytes": len(call.body),
+    }
+
+
 def _outcome_of_error(error: CallError) -> Outcome:
     if isinstance(error, Denied | Forbidden | PolicyFailed):
         return "denied"
@@ -295,7 +329,3 @@ def _note_error(draft: Draft, reader: OutputReader, status: int) -> None:
 
 def _output_node(input_node: bytes | None, output: Message | None) -> bytes | None:
     return link(input_node or bytes(16), output.hash) if output is not None else None
-
-
-def _clip(text: str | None) -> str | None:
-    return text if text is None or len(text) <= 2000 else text[:2000] + "…"

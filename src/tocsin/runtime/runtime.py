@@ -9,6 +9,7 @@ from tocsin.core.clock import Clock
 from tocsin.core.errors import CallError
 from tocsin.core.interaction import Interaction, Mode
 from tocsin.core.policy import Next, Policy
+from tocsin.core.redact import Redactor
 from tocsin.runtime.exchange import Exchange
 from tocsin.runtime.policies import Watch, nest
 from tocsin.runtime.recorder import Recorder
@@ -37,7 +38,9 @@ class Runtime:
         recorder: Recorder,
         clock: Clock,
         learners: tuple[Learner, ...] = (),
+        redactor: Redactor | None = None,
     ) -> None:
+        self.redactor = redactor or Redactor()
         self.recorder = recorder
         self.clock = clock
         self.watch = Watch()
@@ -47,8 +50,9 @@ class Runtime:
         self._learners = learners
         self._onions: dict[str, Next] = {}
 
-    def configure(self, *, modes: Modes, dispatch: Next) -> None:
+    def configure(self, *, modes: Modes, dispatch: Next, redactor: Redactor) -> None:
         """Take over a reloaded configuration; calls in flight keep the old one."""
+        self.redactor = redactor
         self._modes = modes
         self._dispatch = dispatch
         self._onions = {}

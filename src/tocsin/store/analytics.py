@@ -211,13 +211,12 @@ def _summary(
 def spend(ask: Question, database: Database, by: SpendBy, top: int) -> Spend:
     """The dearest values of one dimension, each with its series, and all together."""
     column = _SPEND_BY[by]
-    rows = ask.all("spend", (top + 1,), by=column)
-    shown = [row for row in rows[1:] if row[0] is not None]
-    series: dict[Any, list[int]] = defaultdict(lambda: [0] * ask.buckets.count)
-    values = [row[0] for row in shown]
+    rows = ask.all("spend", (top,), by=column)
+    values = [row[0] for row in rows if row[0] is not None]
     marks = ", ".join("?" * len(values)) or "NULL"
-    found = ask.stepped("spend_series", values, by=column, values=marks)
-    for value, bucket, cost in found:
+    runs = {row[0]: row[1] for row in ask.all("spend_runs", values, by=column, values=marks)}
+    series: dict[Any, list[int]] = defaultdict(lambda: [0] * ask.buckets.count)
+    for value, bucket, cost in ask.stepped("spend_series", values, by=column, values=marks):
         series[value][bucket] = cost or 0
     total = [0] * ask.buckets.count
     for bucket, cost in ask.stepped("spend_total_series"):
@@ -228,8 +227,11 @@ def spend(ask: Question, database: Database, by: SpendBy, top: int) -> Spend:
         until=ask.range[1],
         bucket_us=ask.buckets.step_us,
         by=by,
-        total=_spend_row(None, rows[0], total),
-        rows=tuple(_spend_row(names.get(row[0], row[0]), row, series[row[0]]) for row in rows[1:]),
+        total=_spend_row(None, ask.all("spend_total")[0], ask.all("run_count")[0][0], total),
+        rows=tuple(
+            _spend_row(names.get(row[0], row[0]), row, runs.get(row[0], 0), series[row[0]])
+            for row in rows
+        ),
     )
 
 
@@ -239,18 +241,18 @@ def _run_names(database: Database, keys: list[int]) -> dict[Any, str]:
     return {key: found.get(key, f"deleted-{key}") for key in keys}
 
 
-def _spend_row(value: str | None, row: Row, series: list[int]) -> SpendRow:
+def _spend_row(value: str | None, row: Row, runs: int, series: list[int]) -> SpendRow:
     return SpendRow(
         value=value,
         calls=row[1],
-        runs=row[2],
-        cost_nano_usd=row[3] or 0,
-        unpriced=row[1] - row[4],
-        estimated=row[5],
-        input_tokens=row[6] or 0,
-        output_tokens=row[7] or 0,
-        cache_read_tokens=row[8] or 0,
-        reasoning_tokens=row[9] or 0,
+        runs=runs,
+        cost_nano_usd=row[2] or 0,
+        unpriced=row[1] - row[3],
+        estimated=row[4],
+        input_tokens=row[5] or 0,
+        output_tokens=row[6] or 0,
+        cache_read_tokens=row[7] or 0,
+        reasoning_tokens=row[8] or 0,
         series=tuple(series),
     )
 

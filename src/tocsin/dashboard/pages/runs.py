@@ -88,7 +88,7 @@ class _Place(msgspec.Struct, array_like=True):
 
 def bad_page(store: Store, where: Filter, cursor: str | None) -> Page:
     """Calls that ended badly, newest first: the lists of each bad outcome, merged."""
-    places = _decode(cursor)
+    places = _decode(cursor) if cursor is not None else _start(store, where)
     following: dict[str, str | None] = {}
     lists: list[list[tuple[int, str, Interaction]]] = []
     for outcome, place in places.items():
@@ -119,14 +119,18 @@ def _encode(places: dict[str, _Place]) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(places)).decode()
 
 
-def _decode(cursor: str | None) -> dict[str, _Place]:
-    if cursor is None:
-        return {outcome: _Place() for outcome in filters.BAD_OUTCOMES}
+def _start(store: Store, where: Filter) -> dict[str, _Place]:
+    """The beginning of the list of each bad outcome that there is; most never happen."""
+    there = {outcome for outcome, _ in store.facets(where).get("outcome", [])}
+    return {outcome: _Place() for outcome in filters.BAD_OUTCOMES if outcome in there}
+
+
+def _decode(cursor: str) -> dict[str, _Place]:
     try:
         data = base64.urlsafe_b64decode(cursor.encode())
         places = msgspec.json.decode(data, type=dict[str, _Place])
     except (ValueError, msgspec.DecodeError):
-        places = {}
-    if set(places) != set(filters.BAD_OUTCOMES):
+        places = {"": _Place()}
+    if not set(places) <= set(filters.BAD_OUTCOMES):
         raise InputError("“cursor” is not one of ours. Remove it to start from the newest call.")
     return places

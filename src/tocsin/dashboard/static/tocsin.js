@@ -143,8 +143,9 @@
     };
     const name = (i) => {
       if (!time) return "";
-      const at = exact(new Date((start + i * step) / 1000));
-      return (step >= 864e8 ? at.slice(0, 10) : at.slice(5, 16)) + "  ";
+      const at = new Date((start + i * step) / 1000);
+      const day = `${at.getDate()} ${MONTHS[at.getMonth()]}`;
+      return step >= 864e8 ? `${day} · ` : `${day} ${exact(at).slice(11, step < 6e7 ? 19 : 16)} · `;
     };
     const show = (i) => {
       current = i;
@@ -296,18 +297,36 @@
     const list = steps();
     const lanes = document.querySelector(".wf-scroll");
     if (!list.length || !lanes) return;
+    const mark = (number) => {
+      const row = lanes.querySelector(`[data-step-row="${number}"]`);
+      if (!row) return;
+      for (const other of all("tr.at", lanes)) other.classList.remove("at");
+      row.classList.add("at");
+      const [top, bottom] = [row.offsetTop - 32, row.offsetTop + row.offsetHeight];
+      if (top < lanes.scrollTop) lanes.scrollTop = top;
+      else if (bottom > lanes.scrollTop + lanes.clientHeight) lanes.scrollTop = bottom - lanes.clientHeight;
+    };
+    // The step that the address names stays marked until the reader scrolls on.
+    let named = false;
+    const name = () => {
+      const number = /^#step-(\d+)$/.exec(location.hash)?.[1];
+      named = Boolean(number);
+      if (named) mark(number);
+    };
+    for (const kind of ["wheel", "touchmove", "keydown"]) {
+      addEventListener(kind, () => { named = false; }, { passive: true });
+    }
+    addEventListener("hashchange", name);
+    name();
+    const seen = new Set();
     const observer = new IntersectionObserver((entries) => {
-      for (const entry of entries) {
-        if (!entry.isIntersecting) continue;
-        const row = lanes.querySelector(`[data-step-row="${entry.target.dataset.step}"]`);
-        if (!row) continue;
-        for (const other of all("tr.at", lanes)) other.classList.remove("at");
-        row.classList.add("at");
-        const [top, bottom] = [row.offsetTop - 32, row.offsetTop + row.offsetHeight];
-        if (top < lanes.scrollTop) lanes.scrollTop = top;
-        else if (bottom > lanes.scrollTop + lanes.clientHeight) lanes.scrollTop = bottom - lanes.clientHeight;
+      for (const { target, isIntersecting } of entries) {
+        if (isIntersecting) seen.add(target);
+        else seen.delete(target);
       }
-    }, { rootMargin: "-8px 0px -85% 0px" });
+      const first = list.find((step) => seen.has(step));
+      if (first && !named) mark(first.dataset.step);
+    }, { rootMargin: "-9px 0px -80% 0px" });
     list.forEach((step) => observer.observe(step));
   };
 
