@@ -1,6 +1,6 @@
 """What a trace server does with OTLP/HTTP: spans/s, time until visible, disk, and kill -9.
 
-Protobuf batches of realistic chat spans (about 5.6 kB each, serialised beforehand) are posted by
+Protobuf batches of realistic chat spans (about 5.5 kB each, serialised beforehand) are posted by
 a few threads; a 429 or 503 is retried after 50 ms and counted. The server is pinned to one core,
 the client to another. "Visible" means that the server's own API counts the span.
 

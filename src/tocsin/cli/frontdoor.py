@@ -2,9 +2,12 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
 import tocsin
 from tocsin.app import App, secrets_of
@@ -25,24 +28,25 @@ from tocsin.dashboard import (
     SettingsView,
     UpstreamView,
     login_response,
+    not_found,
 )
 from tocsin.dashboard import routes as page_routes
 from tocsin.gateway import admin, health, metrics, otlp, signin
-from tocsin.gateway.access import Access, Level, RouteRole, csrf_in, principal_in, session_in
+from tocsin.gateway.access import (
+    FRONT,
+    SIGN_IN,
+    Access,
+    RouteRole,
+    csrf_in,
+    page_roles,
+    principal_in,
+    session_in,
+)
 from tocsin.gateway.auth import Keyring, key_required, load_secret
 from tocsin.gateway.hosts import HostCheck
 from tocsin.gateway.server import Gateway
 from tocsin.gateway.sessions import LoginCodes, Sessions
 from tocsin.gateway.site import site
-
-_OWN_TABLE = (
-    RouteRole(path="/healthz", methods=("GET",), role="public"),
-    RouteRole(path="/readyz", methods=("GET",), role="public"),
-    RouteRole(path="/metrics", methods=("GET",), role="viewer"),
-    RouteRole(path=otlp.PATH, methods=("POST",), role="caller"),
-    RouteRole(path="/login", methods=("GET", "POST"), role="public", page=True),
-    RouteRole(path="/logout", methods=("POST",), role="viewer", page=True),
-)
 
 
 class FrontDoor:
@@ -62,12 +66,13 @@ class FrontDoor:
         self.metrics = metrics.Metrics()
         self._sessions = sessions
         app.watchers.append(self._count)
+        self._gauges()
         hosts = HostCheck.of(config)
         self.gateway = Gateway(
             runtime=app.runtime,
             keyring=self.keyring,
             hosts=hosts,
-            pages=site(access=self.access, hosts=hosts, routes=self._routes(), table=_table()),
+            pages=self._pages(hosts),
             clock=app.clock,
             max_body_bytes=config.server.max_body_bytes,
             start=_started(app.start),
@@ -86,12 +91,40 @@ class FrontDoor:
         new = new.model_copy(update={"server": _kept(old, new, self.settings)})
         waiting = await self.app.reload(new)
         names = changed(old, new)
-        needs = tuple(n for n in names if n.partition(".")[0] in waiting)
+        needs = tuple(
+            name for name in names if any(name == w or name.startswith(f"{w}.") for w in waiting)
+        )
         return admin.Reloaded(changed=names, needs_restart=needs)
 
     # -- what the pages and the API are given --
 
-    def _routes(self) -> list[Any]:
+    def _pages(self, hosts: HostCheck) -> ASGIApp:
+        deps = self._dashboard()
+
+        async def missing(request: Request) -> Response:
+            return await not_found(request, deps)
+
+        return site(
+            access=self.access,
+            hosts=hosts,
+            routes=self._routes(deps),
+            table=_table(),
+            not_found=missing,
+        )
+
+    def _gauges(self) -> None:
+        """What a scrape reads from the recorder and the store."""
+        recorder = self.app.recorder
+        add = self.metrics.gauge
+        add("tocsin_calls_in_flight", "Calls open now.", lambda: recorder.in_flight)
+        add("tocsin_writer_queue", "Records that wait for the store.", lambda: recorder.queued)
+        add(
+            "tocsin_recording_trouble",
+            "1 while records cannot reach the journal or the store.",
+            lambda: int(recorder.trouble is not None),
+        )
+
+    def _routes(self, deps: DashboardDeps) -> list[Any]:
         app = self.app
         return [
             *health.routes(self._trouble),
@@ -119,7 +152,7 @@ class FrontDoor:
                 codes=self.codes,
                 login_page=login_response,
             ),
-            *page_routes(self._dashboard()),
+            *page_routes(deps),
         ]
 
     def _dashboard(self) -> DashboardDeps:
@@ -189,6 +222,8 @@ class FrontDoor:
             self.app.store.ping()
         except StoreError as error:
             return self.redactor().text(str(error))
+        if self.app.recorder.trouble is not None:
+            return self.redactor().text(self.app.recorder.trouble)
         if self.app.recorder.behind:
             return "the store is behind: records wait in the journal"
         return None
@@ -200,16 +235,7 @@ class FrontDoor:
 
 def _table() -> tuple[RouteRole, ...]:
     """Role of every route that is served."""
-    pages = tuple(
-        RouteRole(
-            path=page.path,
-            methods=page.methods,
-            role="public" if page.role == "anonymous" else cast(Level, page.role),
-            page=True,
-        )
-        for page in ROUTES
-    )
-    return _OWN_TABLE + admin.table() + pages
+    return FRONT + SIGN_IN + admin.table() + page_roles(ROUTES)
 
 
 def _started(start: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:

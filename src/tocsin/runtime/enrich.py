@@ -67,6 +67,8 @@ class Enricher:
 
 def _was_billed(interaction: Interaction) -> bool:
     """Whether a provider has worked on it: it was sent, and not turned away with an error."""
+    if interaction.source in ("import", "otlp"):
+        return interaction.output_node is not None
     if interaction.outcome in ("denied", "unknown") or not interaction.attempts:
         return False
     last = interaction.attempts[-1]
