@@ -377,6 +377,7 @@ def test_a_run_copied_as_json_markdown_and_curl_is_whole(site: Site) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_of_32_843_steps_opens_and_pages_in_under_a_second(tmp_path: Path) -> None:
     run_id = derived_id("run", "long", "32843")
     with running(tmp_path, list(long_run(32_843))) as deep:

@@ -10,9 +10,10 @@ from typing import NamedTuple, get_args
 
 from tocsin.config.load import find, load
 from tocsin.config.model import Config, Server
+from tocsin.core.clock import SystemClock
 from tocsin.core.errors import InputError, NotFound
 from tocsin.core.outcome import OUTCOMES, Outcome
-from tocsin.store.api import Filter, Store
+from tocsin.store import Filter, Store, open_store
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -49,13 +50,8 @@ def opened(config: Config) -> Iterator[Store]:
             f"nothing is recorded in {folder} yet; start Tocsin with `tocsin up`, read a file with "
             "`tocsin replay FILE --keep`, or name another place with --config or TOCSIN_DATA_DIR"
         )
-    from tocsin.app import open_store_from  # heavy, and `--help` needs none of it
-
-    store = open_store_from(config)
-    try:
+    with contextlib.closing(open_store(config.store, folder, SystemClock())) as store:
         yield store
-    finally:
-        store.close()
 
 
 # -- times and filters --

@@ -1,6 +1,7 @@
 """``tocsin doctor``: whether this machine and these settings can run Tocsin, and what to mend."""
 
 import asyncio
+import contextlib
 import os
 import platform
 import resource
@@ -23,6 +24,7 @@ from tocsin.config.model import Config, Upstream
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import ConfigError, TocsinError
 from tocsin.dashboard import fmt
+from tocsin.store import open_store
 
 _MIN_DISK = 2 * 1024**3
 _SPARE_FILES = 200
@@ -99,17 +101,12 @@ def _store(config: Config) -> Iterator[Finding]:
     if not config.store.url and not folder.exists():
         yield Finding(name="store", state="ok", detail=f"{folder} is made at the first start")
         return
-    from tocsin.app import open_store_from  # heavy, and not needed when there is no store
-
     try:
-        store = open_store_from(config)
-        try:
+        with contextlib.closing(open_store(config.store, folder, SystemClock())) as store:
             store.ping()
             stats = store.stats()
-        finally:
-            store.close()
     except (TocsinError, OSError) as error:
-        fix = "see docs/operations.md, or name another place with TOCSIN_DATA_DIR"
+        fix = "restore a backup of the folder, or name another place with TOCSIN_DATA_DIR"
         yield Finding(name="store", state="failed", detail=str(error), fix=fix)
         return
     kind = "PostgreSQL" if config.store.url.startswith("postgres") else f"SQLite {_sqlite()}"

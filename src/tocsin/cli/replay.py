@@ -87,11 +87,8 @@ def _store(config: Config) -> Iterator[Store]:
     """The store, made when it is not there yet: what is kept may come before the first start."""
     folder = Path(config.server.data_dir)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = open_store(config.store, folder, SystemClock())
-    try:
+    with contextlib.closing(open_store(config.store, folder, SystemClock())) as store:
         yield store
-    finally:
-        store.close()
 
 
 def _enriching(config: Config, feature: str) -> Callable[[Entry], Entry]:

@@ -5,10 +5,9 @@ durations are microseconds. Everything returns plain text, except ``when``, whic
 """
 
 import math
-import unicodedata
 from datetime import UTC, datetime
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 UNKNOWN = "unknown"
 
@@ -215,13 +214,3 @@ def one_line(text: str, limit: int = 160) -> str:
 def plural(number: int, one: str, many: str | None = None) -> str:
     """``1 call``, ``1,204 calls``."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
-
-
-def width(text: str) -> int:
-    """Columns that a text takes in a fixed-width face; wide characters count twice."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def attribute(text: str) -> Markup:
-    """Text as a quoted attribute's value."""
-    return Markup(escape(visible(text)))  # noqa: S704 - escaped on the same line

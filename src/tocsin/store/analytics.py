@@ -211,23 +211,26 @@ def _summary(
 def spend(ask: Question, database: Database, by: SpendBy, top: int) -> Spend:
     """The dearest values of one dimension, each with its series, and all together."""
     column = _SPEND_BY[by]
+    none = "-1" if column == "run" else "'\x01'"
+    words = {"by": column, "none": none}
     rows = ask.all("spend", (top,), by=column)
     values = [row[0] for row in rows if row[0] is not None]
-    marks = ", ".join("?" * len(values)) or "NULL"
-    runs = {row[0]: row[1] for row in ask.all("spend_runs", values, by=column, values=marks)}
+    wanted: list[Any] = [*values, -1 if column == "run" else "\x01"]
+    runs = {row[0]: row[1] for row in ask.all("spend_runs", (wanted,), **words)}
     series: dict[Any, list[int]] = defaultdict(lambda: [0] * ask.buckets.count)
-    for value, bucket, cost in ask.stepped("spend_series", values, by=column, values=marks):
+    for value, bucket, cost in ask.stepped("spend_series", (wanted,), **words):
         series[value][bucket] = cost or 0
-    total = [0] * ask.buckets.count
-    for bucket, cost in ask.stepped("spend_total_series"):
-        total[bucket] = cost or 0
+    total, steps = [0] * 8, [0] * ask.buckets.count
+    for bucket, *sums in ask.stepped("spend_by_bucket"):
+        steps[bucket] = sums[1] or 0
+        total = [one + (other or 0) for one, other in zip(total, sums, strict=True)]
     names = _run_names(database, values) if by == "run_id" else {}
     return Spend(
         since=ask.range[0],
         until=ask.range[1],
         bucket_us=ask.buckets.step_us,
         by=by,
-        total=_spend_row(None, ask.all("spend_total")[0], ask.all("run_count")[0][0], total),
+        total=_spend_row(None, (None, *total), ask.all("run_count")[0][0], steps),
         rows=tuple(
             _spend_row(names.get(row[0], row[0]), row, runs.get(row[0], 0), series[row[0]])
             for row in rows

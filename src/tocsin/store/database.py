@@ -46,9 +46,12 @@ class Session:
         count: int = self._execute(self._queries.text(name), params).rowcount
         return count
 
-    def text(self, name: str) -> str:
-        """A named query as it is written, to be a fragment of another."""
-        return self._queries.template(name)
+    def fragment(self, name: str, **others: str) -> str:
+        """A named query to be part of another, its tokens filled by the ``others`` named."""
+        text = self._queries.template(name)
+        for token, other in others.items():
+            text = text.replace("{" + token + "}", self._queries.template(other))
+        return text
 
     def composed(self, name: str, params: Sequence[Any], **fragments: str) -> list[Row]:
         """Every row of a query that is filled with fixed fragments."""

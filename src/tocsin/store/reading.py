@@ -56,7 +56,10 @@ def edge_of(cursor: str | None) -> tuple[int, int] | None:
 
 def matching_runs(session: Session, query: str) -> list[int]:
     """Keys of runs with a message that a search query finds; none for the empty query."""
-    return [row[0] for row in session.all("matching_runs", (query, query))] if query else []
+    if not query:
+        return []
+    matching = session.fragment("matching_contents")
+    return [r[0] for r in session.composed("matching_runs", (query, query), matching=matching)]
 
 
 def interactions_at(session: Session, places: Sequence[Place]) -> list[Interaction]:
@@ -125,7 +128,8 @@ def runs(
             conditions.append(condition)
             params.append(value)
     if matching is not None:
-        conditions.append(f"key IN ({session.text('matching_runs')})" if matching else "1 = 0")
+        matches = session.fragment("run_matches", matching="matching_contents")
+        conditions.append(matches if matching else "1 = 0")
         params += [matching, matching] if matching else []
     order = _SORTS.get(sort)
     if order is None:

@@ -60,15 +60,7 @@ def _context(view: View) -> dict[str, Any]:
         "request_body": _pretty(blobs.get(step.request_body or b"")),
         "response_body": _pretty(blobs.get(step.response_body or b"")),
         "lost": step.input_node is not None and step.input_messages > 0 and not request,
-        "chunk_share": _share(step),
     }
-
-
-def _share(step: Interaction) -> str:
-    """How much of the call's time went by before its first chunk."""
-    if step.first_chunk_us is None or not step.duration_us:
-        return ""
-    return fmt.percent(step.first_chunk_us, step.duration_us)
 
 
 def _messages(store: Store, step: Interaction, wanted: int) -> tuple[list[Message], Message | None]:

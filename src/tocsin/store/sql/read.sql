@@ -33,9 +33,12 @@ SELECT
     errors, input_tokens, output_tokens, max_input_tokens, cost_nano_usd, unpriced, outcome, model,
     end_user, key_id, release, conversation_id, agent, {order}
 FROM runs
-WHERE {where}
-ORDER BY {order} {direction}, key {direction}
-LIMIT ?;
+WHERE key IN (
+    SELECT key FROM runs WHERE {where}
+    ORDER BY {order} {direction}, key {direction}
+    LIMIT ?
+)
+ORDER BY {order} {direction}, key {direction};
 
 -- name: run_key
 SELECT key FROM runs WHERE id = ?;

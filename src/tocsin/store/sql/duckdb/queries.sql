@@ -37,12 +37,12 @@ FROM {source} WHERE {where} GROUP BY GROUPING SETS ((feature), ());
 SELECT feature, quantile_cont(first_chunk_us, [0.5, 0.95])
 FROM {source} WHERE {where} AND first_chunk_us IS NOT NULL GROUP BY GROUPING SETS ((feature), ());
 
--- name: spend_total
+-- name: spend_by_bucket
 SELECT
-    NULL, count(*), sum(cost_nano_usd)::BIGINT, count(cost_nano_usd), count(*) FILTER (estimated),
-    sum(input_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(cache_read_tokens)::BIGINT,
-    sum(reasoning_tokens)::BIGINT
-FROM {source} WHERE {where};
+    {bucket} AS bucket, count(*), sum(cost_nano_usd)::BIGINT, count(cost_nano_usd),
+    count(*) FILTER (estimated), sum(input_tokens)::BIGINT, sum(output_tokens)::BIGINT,
+    sum(cache_read_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT
+FROM {source} WHERE {where} GROUP BY ALL;
 
 -- name: spend
 SELECT
@@ -55,15 +55,12 @@ ORDER BY sum(cost_nano_usd) DESC NULLS LAST, count(*) DESC, value LIMIT ?;
 -- name: spend_runs
 SELECT value, count(*) FROM (
     SELECT {by} AS value, run FROM {source}
-    WHERE {where} AND ({by} IN ({values}) OR {by} IS NULL) GROUP BY ALL
+    WHERE {where} AND ifnull({by}, {none}) IN (SELECT unnest(?)) GROUP BY ALL
 ) GROUP BY value;
 
 -- name: spend_series
 SELECT {by} AS value, {bucket} AS bucket, sum(cost_nano_usd)::BIGINT
-FROM {source} WHERE {where} AND ({by} IN ({values}) OR {by} IS NULL) GROUP BY ALL;
-
--- name: spend_total_series
-SELECT {bucket} AS bucket, sum(cost_nano_usd)::BIGINT FROM {source} WHERE {where} GROUP BY ALL;
+FROM {source} WHERE {where} AND ifnull({by}, {none}) IN (SELECT unnest(?)) GROUP BY ALL;
 
 -- name: facet
 SELECT {by} AS value, count(*) AS calls FROM {source} WHERE {where} AND {by} IS NOT NULL

@@ -17,16 +17,9 @@ DELETE FROM search WHERE content IN ({list});
 -- name: clear_index
 TRUNCATE search;
 
--- name: matching_runs
-SELECT run FROM contents WHERE id IN (
-    SELECT content FROM search WHERE words @@ to_tsquery('simple', ?)
-    ORDER BY content DESC LIMIT 5000
-)
-UNION
-SELECT run FROM shared WHERE content IN (
-    SELECT content FROM search WHERE words @@ to_tsquery('simple', ?)
-    ORDER BY content DESC LIMIT 5000
-);
+-- name: matching_contents
+SELECT content FROM search WHERE words @@ to_tsquery('simple', ?)
+ORDER BY content DESC LIMIT 5000;
 
 -- name: used_bytes
 SELECT

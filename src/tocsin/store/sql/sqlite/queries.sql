@@ -12,14 +12,8 @@ INSERT INTO search (search, rowid, text) VALUES {rows:3};
 -- name: clear_index
 INSERT INTO search (search) VALUES ('delete-all');
 
--- name: matching_runs
-SELECT run FROM contents WHERE id IN (
-    SELECT rowid FROM search WHERE search MATCH ? ORDER BY rowid DESC LIMIT 5000
-)
-UNION
-SELECT run FROM shared WHERE content IN (
-    SELECT rowid FROM search WHERE search MATCH ? ORDER BY rowid DESC LIMIT 5000
-);
+-- name: matching_contents
+SELECT rowid FROM search WHERE search MATCH ? ORDER BY rowid DESC LIMIT 5000;
 
 -- name: used_bytes
 SELECT (page_count - freelist_count) * page_size
