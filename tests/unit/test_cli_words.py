@@ -45,7 +45,7 @@ def test_all_and_nothing_do_not_restrict() -> None:
 
 @pytest.mark.parametrize("text", ["yesterday", "5", "-3h", "3 fortnights", "2026-13-01", ""])
 def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(InputError, match="--since: found .*allowed: a span such as 30m"):
+    with pytest.raises(InputError, match=r"--since: found .*allowed: a span such as 30m"):
         moment(text, NOW, "--since")
 
 

@@ -81,7 +81,7 @@ class _Index:
 
 
 class IdentityPolicy:
-    """Gives each call its ``Identity``."""
+    """Finds the run and the conversation that each call belongs to."""
 
     name = "identity"
     failure: FailureMode = "open"

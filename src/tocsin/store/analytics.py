@@ -1,7 +1,7 @@
 """Overview, spend and filter menus: what DuckDB adds up, in the shapes of the store's contract."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ _SPEND_BY: dict[SpendBy, str] = {
     "key_id": "key_id",
     "upstream": "upstream",
 }
+_OF_MANY = frozenset({"end_user", "run_id"})
 _FACETS = ("feature", "model", "release", "outcome", "source", "upstream")
 
 
@@ -42,6 +43,7 @@ class Question:
         about: int,
         *,
         calls_only: bool = True,
+        span: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.scan = scan
         self.where, self.params = conditions(where)
@@ -51,13 +53,14 @@ class Question:
             self.where += " AND is_call"
         self._asked_for = where
         self._about = about
+        self._span = span
 
     @cached_property
     def range(self) -> tuple[int, int]:
         """Since and until; the data's own where the filter leaves them open."""
         since, until = self._asked_for.since, self._asked_for.until
         if since is None or until is None:
-            low, high = self.all("span")[0]
+            low, high = self._span() if self._span is not None else self.all("span")[0]
             since = since if since is not None else (low or 0)
             until = until if until is not None else ((high or 0) + 1)
         return since, max(until, since + 1)
@@ -113,17 +116,21 @@ class _Sums:
 
 
 class _Latencies:
-    """Quantiles by key; missing ones are ``None``."""
+    """Quantiles of a feature (by name), of a time step (by number), of all (by ``None``)."""
 
     def __init__(self, durations: list[Row], first_chunks: list[Row]) -> None:
-        self._durations = {row[0]: row[1] for row in durations}
-        self._first_chunks = {row[0]: row[1] for row in first_chunks}
+        self._durations = {_key(row): row[2] for row in durations}
+        self._first_chunks = {_key(row): row[2] for row in first_chunks}
 
     def duration(self, key: Any) -> list[float | None]:
         return self._durations.get(key) or [None, None, None]
 
     def first_chunk(self, key: Any) -> list[float | None]:
         return self._first_chunks.get(key) or [None, None]
+
+
+def _key(row: Row) -> Any:
+    return row[1] if row[0] is None else row[0]
 
 
 def overview(ask: Question) -> Overview:
@@ -134,12 +141,10 @@ def overview(ask: Question) -> Overview:
     for row in ask.stepped("sums"):
         for sums in (total, by_feature[row[0]], steps[row[0], row[1]], steps["", row[1]]):
             sums.add(row)
-    runs = {row[0]: row[1] for row in ask.all("runs_by_feature")}
-    runs[""] = ask.all("run_count")[0][0]
-    levels = _Latencies(ask.all("durations_by_feature"), ask.all("first_chunks_by_feature"))
-    series = _Latencies(ask.stepped("durations_by_bucket"), ask.stepped("first_chunks_by_bucket"))
+    runs = {"" if row[2] else row[0]: row[1] for row in ask.all("runs_by", by="feature")}
+    levels = _Latencies(ask.stepped("durations"), ask.stepped("first_chunks"))
     none = _Latencies([], [])
-    whole = _series(ask.buckets, steps, "", series)
+    whole = _series(ask.buckets, steps, "", levels)
 
     def summary(name: str, sums: _Sums) -> FeatureSummary:
         alone = not name or len(by_feature) == 1
@@ -208,56 +213,97 @@ def _summary(
     )
 
 
+class _Spending:
+    """Sums of one value, or of all: calls, cost, priced, estimated, four kinds of tokens."""
+
+    def __init__(self, buckets: int) -> None:
+        self.sums = [0] * 8
+        self.series = [0] * buckets
+
+    def add(self, bucket: int, sums: Sequence[int | None]) -> None:
+        """One time step's row."""
+        self.sums = [one + (other or 0) for one, other in zip(self.sums, sums, strict=True)]
+        self.series[bucket] += sums[1] or 0
+
+    def row(self, value: str | None, runs: int) -> SpendRow:
+        calls, cost, priced, estimated, *tokens = self.sums
+        return SpendRow(
+            value=value,
+            calls=calls,
+            runs=runs,
+            cost_nano_usd=cost,
+            unpriced=calls - priced,
+            estimated=estimated,
+            input_tokens=tokens[0],
+            output_tokens=tokens[1],
+            cache_read_tokens=tokens[2],
+            reasoning_tokens=tokens[3],
+            series=tuple(self.series),
+        )
+
+
 def spend(ask: Question, database: Database, by: SpendBy, top: int) -> Spend:
     """The dearest values of one dimension, each with its series, and all together."""
     column = _SPEND_BY[by]
-    none = "-1" if column == "run" else "'\x01'"
-    words = {"by": column, "none": none}
-    rows = ask.all("spend", (top,), by=column)
-    values = [row[0] for row in rows if row[0] is not None]
-    wanted: list[Any] = [*values, -1 if column == "run" else "\x01"]
-    runs = {row[0]: row[1] for row in ask.all("spend_runs", (wanted,), **words)}
-    series: dict[Any, list[int]] = defaultdict(lambda: [0] * ask.buckets.count)
-    for value, bucket, cost in ask.stepped("spend_series", (wanted,), **words):
-        series[value][bucket] = cost or 0
-    total, steps = [0] * 8, [0] * ask.buckets.count
-    for bucket, *sums in ask.stepped("spend_by_bucket"):
-        steps[bucket] = sums[1] or 0
-        total = [one + (other or 0) for one, other in zip(total, sums, strict=True)]
-    names = _run_names(database, values) if by == "run_id" else {}
+    of_many = by in _OF_MANY
+    total, rows = (_spend_of_many if of_many else _spend_of_few)(ask, column, top)
+    names: dict[Any, str] = {}
+    if by == "run_id":
+        names = _run_names(database, [value for value, _, _ in rows])
     return Spend(
         since=ask.range[0],
         until=ask.range[1],
         bucket_us=ask.buckets.step_us,
         by=by,
-        total=_spend_row(None, (None, *total), ask.all("run_count")[0][0], steps),
-        rows=tuple(
-            _spend_row(names.get(row[0], row[0]), row, runs.get(row[0], 0), series[row[0]])
-            for row in rows
-        ),
+        total=total,
+        rows=tuple(spent.row(names.get(value, value), runs) for value, spent, runs in rows),
     )
+
+
+_Ranked = list[tuple[Any, _Spending, int]]
+
+
+def _spend_of_few(ask: Question, column: str, top: int) -> tuple[SpendRow, _Ranked]:
+    """All values in one pass: right where there are hundreds of them at most."""
+    found: dict[Any, _Spending] = {}
+    total = _Spending(ask.buckets.count)
+    for value, bucket, *sums in ask.stepped("spend_by_bucket", by=column):
+        total.add(bucket, sums)
+        if value not in found:
+            found[value] = _Spending(ask.buckets.count)
+        found[value].add(bucket, sums)
+    runs = {(row[0], row[2]): row[1] for row in ask.all("runs_by", by=column)}
+    ranked = sorted(
+        found.items(), key=lambda item: (-item[1].sums[1], -item[1].sums[0], item[0] or "")
+    )
+    rows = [(value, spent, runs[value, False]) for value, spent in ranked[:top]]
+    return total.row(None, runs[None, True]), rows
+
+
+def _spend_of_many(ask: Question, column: str, top: int) -> tuple[SpendRow, _Ranked]:
+    """The dearest values first, then the rest about them alone."""
+    steps = ask.buckets.count
+    none: Any = -1 if column == "run" else "\x01"
+    words = {"by": column, "none": "-1" if column == "run" else "'\x01'"}
+    rows = ask.all("spend", (top,), by=column)
+    wanted = [none if row[0] is None else row[0] for row in rows]
+    runs = {row[0]: row[1] for row in ask.all("spend_runs", (wanted,), **words)}
+    found: dict[Any, _Spending] = defaultdict(lambda: _Spending(steps))
+    for value, bucket, cost in ask.stepped("spend_series", (wanted,), **words):
+        found[value].series[bucket] = cost or 0
+    for row in rows:
+        found[row[0]].sums = [value or 0 for value in row[1:]]
+    total = _Spending(steps)
+    for _, bucket, *sums in ask.stepped("spend_by_bucket", by="NULL"):
+        total.add(bucket, sums)
+    ranked = [(row[0], found[row[0]], runs.get(row[0], 0)) for row in rows]
+    return total.row(None, ask.all("run_count")[0][0]), ranked
 
 
 def _run_names(database: Database, keys: list[int]) -> dict[Any, str]:
     with database.read() as session:
         found = {row[0]: row[1] for row in session.listed("run_ids", keys)}
     return {key: found.get(key, f"deleted-{key}") for key in keys}
-
-
-def _spend_row(value: str | None, row: Row, runs: int, series: list[int]) -> SpendRow:
-    return SpendRow(
-        value=value,
-        calls=row[1],
-        runs=runs,
-        cost_nano_usd=row[2] or 0,
-        unpriced=row[1] - row[3],
-        estimated=row[4],
-        input_tokens=row[5] or 0,
-        output_tokens=row[6] or 0,
-        cache_read_tokens=row[7] or 0,
-        reasoning_tokens=row[8] or 0,
-        series=tuple(series),
-    )
 
 
 def facets(ask: Question) -> dict[str, list[tuple[str, int]]]:

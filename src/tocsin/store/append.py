@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from tocsin.core.interaction import Entry, Interaction
+from tocsin.core.interaction import Entry
 from tocsin.core.messages import ROOT, Hash, Message, Node
 from tocsin.store import records
 from tocsin.store.database import Database, Session
@@ -179,10 +179,12 @@ class _Batch:
         known = self.known_nodes
         unknown: dict[Hash, None] = {}
         for entry in entries:
-            one = entry.interaction
-            tip = one.output_node or one.input_node
-            hashes = [node.hash for node in entry.nodes] or ([tip] if tip else [])
-            for value in reversed(hashes):
+            at = _asked_count(entry)
+            if not at and entry.interaction.input_node is not None:
+                unknown[entry.interaction.input_node] = None
+            while at:
+                at -= 1
+                value = entry.nodes[at].hash
                 if value in unknown or value in known:
                     break
                 if self.memory.nodes.get(value):
@@ -229,14 +231,19 @@ class _Batch:
         self.seq += 1
         sums = self.sums.get(one.run_id)
         if sums is None:
-            title = ""
-            if self.keep_content and one.run_id in self.fresh:
-                title = self._title(entry.input)
-            sums = self.sums[one.run_id] = records.RunSums(one, title)
+            sums = self.sums[one.run_id] = records.RunSums(one)
+        if not sums.title and entry.input and self.keep_content:
+            sums.title = self._title(entry.input)
         sums.add(one)
-        self._add_messages(entry, run)
-        self._add_blobs(entry, run)
-        tip = self._tip(entry)
+        answer = self._add_messages(entry, run) if entry.nodes else None
+        if one.params is not None or one.request_body is not None or one.response_body is not None:
+            self._add_blobs(entry, run)
+        asked = one.input_node
+        if asked is not None:
+            if asked in self.known_nodes:
+                self._refer(asked)
+            else:
+                asked = None
         usage = one.usage
         self.rows += (
             self.seq,
@@ -250,8 +257,9 @@ class _Batch:
             usage.output_tokens,
             one.cost_nano_usd,
             one.tool_calls,
-            1 if one.output_node is not None else 0,
-            tip,
+            asked,
+            answer,
+            one.output_node,
             *self.records.add(record),
             records.digest(record),
         )
@@ -261,23 +269,16 @@ class _Batch:
 
     def _title(self, messages: tuple[Message, ...]) -> str:
         """A run's title, remembered by message: many runs begin alike."""
-        message = next((m for m in messages if m.role == "user"), None)
-        if message is None:
+        for message in messages:
+            if message.role == "user":
+                break
+        else:
             return ""
         title = self.memory.titles.get(message.hash)
         if title is None:
             title = records.title_of(message)
             self.memory.titles.put(message.hash, title)
         return title
-
-    def _tip(self, entry: Entry) -> Hash | None:
-        """The node that names this call's whole history, counted as referred to once more."""
-        one: Interaction = entry.interaction
-        tip = one.output_node or one.input_node
-        if tip is None or tip not in self.known_nodes:
-            return None
-        self._refer(tip)
-        return tip
 
     def _refer(self, node: Hash) -> None:
         row = self.new_nodes.get(node)
@@ -286,21 +287,26 @@ class _Batch:
         else:
             self.node_refs[node] = self.node_refs.get(node, 0) + 1
 
-    def _add_messages(self, entry: Entry, run: int) -> None:
+    def _add_messages(self, entry: Entry, run: int) -> int | None:
+        """Add what is new of the history and of the answer; returns the answer's number."""
         nodes = entry.nodes
-        first = len(nodes)
+        count = first = _asked_count(entry)
         while first and nodes[first - 1].hash not in self.known_nodes:
             first -= 1
         messages = entry.input
-        for at in range(first, len(nodes)):
-            message = messages[at] if at < len(messages) else entry.output
-            self._add_node(nodes[at], None if message is None else message.raw, run)
+        for at in range(first, count):
+            self._add_node(nodes[at], messages[at].raw if at < len(messages) else None, run)
         fresh = entry.interaction.run_id in self.fresh
-        linked = len(nodes) if fresh else entry.interaction.new_messages + 1
-        for node in nodes[max(0, len(nodes) - linked) : first]:
-            content = self.known_contents.get(node.content)
+        linked = 0 if fresh else max(0, count - entry.interaction.new_messages)
+        for at in range(linked, first):
+            content = self.known_contents.get(nodes[at].content)
             if content is not None and content.run != run:
                 self.shared.append((content.id, run))
+        if count == len(nodes):
+            return None
+        output = entry.output
+        raw = None if output is None else output.raw
+        return self._refer_content(nodes[count].content, raw, run, blob=0).id
 
     def _add_node(self, node: Node, raw: bytes | None, run: int) -> None:
         content = self._refer_content(node.content, raw, run, blob=0)
@@ -312,8 +318,6 @@ class _Batch:
 
     def _add_blobs(self, entry: Entry, run: int) -> None:
         one = entry.interaction
-        if one.params is None and one.request_body is None and one.response_body is None:
-            return
         datas = {blob.hash: blob.data for blob in entry.blobs}
         for value in (one.params, one.request_body, one.response_body):
             if value is not None:
@@ -364,3 +368,11 @@ class _Batch:
 
 def _flat(counts: dict[Any, int]) -> list[Any]:
     return [value for pair in counts.items() for value in pair]
+
+
+def _asked_count(entry: Entry) -> int:
+    """How many of the entry's nodes are the history that was sent: all but the answer's."""
+    nodes = entry.nodes
+    if nodes and nodes[-1].hash == entry.interaction.output_node:
+        return len(nodes) - 1
+    return len(nodes)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tocsin.core.errors import InputError, StoreError
 from tocsin.core.interaction import Blob, Entry, Interaction
-from tocsin.core.messages import Hash, Message, Node, parse_message
+from tocsin.core.messages import ROOT, Hash, Message, Node, parse_message
 from tocsin.store import records
 from tocsin.store.api import Filter, Known, Page, RunRow, RunSort, StepPoint
 from tocsin.store.database import Row, Session
@@ -171,12 +171,25 @@ def history(session: Session, node: Hash, last: int | None) -> tuple[list[Node],
 
     Messages whose bytes were never kept are left out of the second list.
     """
-    rows = session.all("chain", (node, _WHOLE if last is None else max(1, last)))
+    most = _WHOLE if last is None else max(1, last)
+    rows = session.all("chain", (node, most))
+    if not rows:
+        rows = _answered(session, node, most)
     nodes = [Node(bytes(r[0]), bytes(r[1]), bytes(r[2])) for r in rows]
     places = [_place(r[3:]) if r[3] is not None else None for r in rows]
     items = read_items(session, list({p for p in places if p is not None}))
     messages = [parse_message(items[p]) for p in places if p is not None and p in items]
     return nodes, messages
+
+
+def _answered(session: Session, tip: Hash, most: int) -> list[Row]:
+    """The chain of a history whose last message is an answer that nobody has sent back yet."""
+    leaf = session.one("leaf", (tip,))
+    if leaf is None:
+        return []
+    asked, *answer = leaf
+    before = session.all("chain", (asked, most - 1)) if asked is not None and most > 1 else []
+    return [*before, (tip, ROOT if asked is None else asked, *answer)]
 
 
 def content(session: Session, hashes: Iterable[Hash]) -> dict[Hash, bytes]:

@@ -100,10 +100,10 @@ class RunSums:
         "verdict_at",
     )
 
-    def __init__(self, first: Interaction, title: str = "") -> None:
+    def __init__(self, first: Interaction) -> None:
         self.feature = first.feature
         self.source: str = first.source
-        self.title = title
+        self.title = ""
         self.started_at = first.started_at
         self.last_at = first.started_at
         self.verdict_at = -(1 << 62)

@@ -173,10 +173,17 @@ class RelationalStore:
                 runs = reading.matching_runs(session, matching)
 
         def work(scan: Scan) -> T:
-            return answer(Question(scan, where, runs, buckets, calls_only=calls_only))
+            # The whole log's range is an index away; any other costs a scan.
+            span = self._span if where == Filter() else None
+            return answer(Question(scan, where, runs, buckets, calls_only=calls_only, span=span))
 
         with self._duck as duck:
             return duck.retrying(work)
+
+    def _span(self) -> tuple[int, int]:
+        with self._database.read() as session:
+            row = session.one("span_of_all") or (0, 0)
+        return row[0] or 0, row[1] or 0
 
     # -- keys, cursors, audit --
 
@@ -271,6 +278,8 @@ class RelationalStore:
         """Give the disk back what a deletion left free."""
         if not swept.interactions:
             return swept
+        if swept.runs:
+            self._sweeper.tidy_shared()
         freed = 0
         for size in self._database.give_back():
             freed += size

@@ -48,8 +48,9 @@ class Removal:
         gone = session.listed("delete_interactions", seqs)
         there = {row[0] for row in gone}
         session.run_listed("delete_tool_calls", seqs)
-        self._dead += [(r[3], r[4], r[5]) for r in gone]
+        self._dead += [(r[4], r[5], r[6]) for r in gone]
         contents = self._drop_nodes(Counter(bytes(r[2]) for r in gone if r[2] is not None))
+        contents.update(r[3] for r in gone if r[3] is not None)
         contents.update(self._bodies([v.record for v in victims if v.seq in there]))
         dropped = self._drop_contents(contents)
         self._clean_packs()
@@ -105,7 +106,6 @@ class Removal:
         """Delete runs without interactions, add the others up again."""
         session = self._session
         dead = [row[0] for row in session.listed("delete_empty_runs", keys)]
-        session.run_listed("delete_shared_runs", dead)
         for row in session.listed("run_sums", keys):
             self.survivors.append(row[0])
             _refresh_run(session, row)

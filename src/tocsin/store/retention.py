@@ -17,6 +17,7 @@ _FIRST_SLICE = 64
 _SLICE_S = 0.02
 _PAUSE_S = 0.005
 _SCAN_ROWS = 2000
+_SHARED_ROWS = 20_000
 NOTHING = Swept(interactions=0, runs=0, contents=0, freed_bytes=0)
 
 
@@ -85,6 +86,21 @@ class Sweeper:
                 _note_edge(session, last_seq, edge)
             slices.took(time.perf_counter() - started)
         return total
+
+    def tidy_shared(self) -> None:
+        """Take out what is left of deleted runs in the table of shared content."""
+        edge = (0, 0)
+        while True:
+            with self._database.write() as session:
+                started = time.perf_counter()
+                row = session.one("shared_edge", (*edge, _SHARED_ROWS))
+                end = (_FOREVER, 0) if row is None else (row[0], row[1])
+                session.run("delete_shared_of_no_run", (*edge, *end))
+                seconds = time.perf_counter() - started
+            if row is None:
+                return
+            edge = end
+            time.sleep(max(_PAUSE_S, seconds))
 
     def end_user(self, end_user: str, batch: int) -> Swept:
         """Delete every interaction of one end user."""

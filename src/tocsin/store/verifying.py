@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from tocsin.core.errors import StoreError
+from tocsin.core.interaction import Interaction
 from tocsin.core.messages import ROOT, content_hash, link, parse_message
 from tocsin.store import packs, records
 from tocsin.store.api import Problem, Progress
@@ -75,11 +76,11 @@ class Verifier:
 
     def _interactions(self) -> Iterator[Problem]:
         def check(session: Session, rows: list[Row]) -> list[Problem]:
-            items, broken = _items(session, [(r[12], r[13], r[14]) for r in rows])
+            items, broken = _items(session, [(r[10], r[11], r[12]) for r in rows])
             problems = []
             for row in rows:
-                place = (row[12], row[13], row[14])
-                message = broken.get(row[12]) or _record_fault(session, row, items.get(place))
+                place = (row[10], row[11], row[12])
+                message = broken.get(row[10]) or _record_fault(session, row, items.get(place))
                 if message:
                     problems.append(Problem(kind="record", id=row[1], message=message))
             return problems
@@ -163,7 +164,7 @@ def _items(
 def _record_fault(session: Session, row: Row, record: bytes | None) -> str:
     if record is None:
         return "The record's bytes are missing."
-    if records.digest(record) != bytes(row[15]):
+    if records.digest(record) != bytes(row[13]):
         return "The record is not what was written (its digest differs)."
     try:
         one = records.decode(record)
@@ -180,20 +181,34 @@ def _record_fault(session: Session, row: Row, record: bytes | None) -> str:
         usage.output_tokens,
         one.cost_nano_usd,
         one.tool_calls,
-        int(one.output_node is not None),
     )
-    if columns != tuple(row[1:11]):
+    if columns != tuple(row[1:10]):
         return "The record and its row say different things."
-    if row[16] != one.run_id:
+    if row[14] != one.run_id:
         return f"Its run {one.run_id} is missing or another."
-    if row[11] is not None:
-        if bytes(row[11]) != (one.output_node or one.input_node):
-            return "The record and its row name different histories."
-        if row[17] is None:
-            return "The history that it names is missing."
+    fault = _history_fault(one, row[15:])
+    if fault:
+        return fault
     bodies = [h for h in (one.params, one.request_body, one.response_body) if h]
     if len(session.listed("ids_of_contents", bodies)) < len(set(bodies)):
         return "A body that it refers to is missing."
+    return ""
+
+
+def _history_fault(one: Interaction, row: Row) -> str:
+    """What is wrong with (asked, tip, answer, asked's node, answer's hash)."""
+    asked = None if row[0] is None else bytes(row[0])
+    tip = None if row[1] is None else bytes(row[1])
+    if tip != one.output_node or (asked is not None and asked != one.input_node):
+        return "The record and its row name different histories."
+    if asked is not None and row[3] is None:
+        return "The history that it was asked with is missing."
+    if row[2] is None:
+        return ""
+    if row[4] is None:
+        return "Its answer is missing."
+    if asked is not None and link(asked, bytes(row[4])) != tip:
+        return "Its answer is another one than its history says."
     return ""
 
 

@@ -28,8 +28,8 @@ INSERT INTO packs (id, codec, live, data) VALUES {rows:4};
 -- name: add_interactions
 INSERT INTO interactions (
     seq, id, run, kind, started_at, duration_us, outcome, input_tokens, output_tokens,
-    cost_nano_usd, tool_calls, answered, tip, pack, at, size, digest
-) VALUES {rows:17};
+    cost_nano_usd, tool_calls, asked, answer, tip, pack, at, size, digest
+) VALUES {rows:18};
 
 -- name: add_contents
 INSERT INTO contents (id, hash, blob, run, refs, pack, at, size) VALUES {rows:8};

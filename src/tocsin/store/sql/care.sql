@@ -6,7 +6,8 @@ WHERE started_at < ? AND seq <= ?
 ORDER BY started_at, seq LIMIT ?;
 
 -- name: delete_interactions
-DELETE FROM interactions WHERE seq IN ({list}) RETURNING seq, run, tip, pack, at, size;
+DELETE FROM interactions WHERE seq IN ({list}) 
+RETURNING seq, run, asked, answer, pack, at, size;
 
 -- name: delete_tool_calls
 DELETE FROM tool_calls WHERE seq IN ({list});
@@ -49,8 +50,13 @@ DELETE FROM runs WHERE key IN ({list})
 AND NOT EXISTS (SELECT 1 FROM interactions WHERE interactions.run = runs.key)
 RETURNING key;
 
--- name: delete_shared_runs
-DELETE FROM shared WHERE run IN ({list});
+-- name: shared_edge
+SELECT content, run FROM shared WHERE (content, run) > (?, ?)
+ORDER BY content, run LIMIT 1 OFFSET ?;
+
+-- name: delete_shared_of_no_run
+DELETE FROM shared WHERE (content, run) > (?, ?) AND (content, run) <= (?, ?)
+AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.key = shared.run);
 
 -- name: run_sums
 SELECT
@@ -118,11 +124,12 @@ SELECT
     interactions.seq, interactions.id, interactions.kind, interactions.started_at,
     interactions.duration_us, interactions.outcome, interactions.input_tokens,
     interactions.output_tokens, interactions.cost_nano_usd, interactions.tool_calls,
-    interactions.answered, interactions.tip, interactions.pack, interactions.at,
-    interactions.size, interactions.digest, runs.id, nodes.hash
+    interactions.pack, interactions.at, interactions.size, interactions.digest, runs.id,
+    interactions.asked, interactions.tip, interactions.answer, nodes.hash, contents.hash
 FROM interactions
 LEFT JOIN runs ON runs.key = interactions.run
-LEFT JOIN nodes ON nodes.hash = interactions.tip
+LEFT JOIN nodes ON nodes.hash = interactions.asked
+LEFT JOIN contents ON contents.id = interactions.answer
 WHERE interactions.seq > ? ORDER BY interactions.seq LIMIT ?;
 
 -- name: verify_contents
@@ -139,7 +146,8 @@ WHERE nodes.hash > ? ORDER BY nodes.hash LIMIT ?;
 SELECT nodes.hash, nodes.refs, coalesce(used.n, 0)
 FROM nodes LEFT JOIN (
     SELECT hash, sum(n) AS n FROM (
-        SELECT tip AS hash, count(*) AS n FROM interactions WHERE tip IS NOT NULL GROUP BY tip
+        SELECT asked AS hash, count(*) AS n FROM interactions
+        WHERE asked IS NOT NULL GROUP BY asked
         UNION ALL
         SELECT parent AS hash, count(*) AS n FROM nodes GROUP BY parent
     ) AS uses GROUP BY hash
@@ -149,7 +157,12 @@ WHERE nodes.refs <> coalesce(used.n, 0);
 -- name: wrong_content_refs
 SELECT contents.hash, contents.refs, coalesce(used.n, 0)
 FROM contents LEFT JOIN (
-    SELECT content, count(*) AS n FROM nodes GROUP BY content
+    SELECT content, sum(n) AS n FROM (
+        SELECT content, count(*) AS n FROM nodes GROUP BY content
+        UNION ALL
+        SELECT answer AS content, count(*) AS n FROM interactions
+        WHERE answer IS NOT NULL GROUP BY answer
+    ) AS uses GROUP BY content
 ) AS used ON used.content = contents.id
 WHERE contents.blob = 0 AND contents.refs <> coalesce(used.n, 0);
 
@@ -172,3 +185,6 @@ FROM runs WHERE key > ? ORDER BY key LIMIT ?;
 
 -- name: seqs_after
 SELECT seq FROM interactions WHERE seq > ? ORDER BY seq LIMIT ?;
+
+-- name: span_of_all
+SELECT (SELECT min(started_at) FROM interactions), (SELECT max(started_at) FROM interactions);

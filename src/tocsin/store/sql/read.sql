@@ -69,13 +69,19 @@ SELECT chain.hash, chain.parent, contents.hash, contents.pack, contents.at, cont
 FROM chain JOIN contents ON contents.id = chain.content
 ORDER BY chain.depth DESC;
 
+-- name: leaf
+SELECT
+    interactions.asked, contents.hash, contents.pack, contents.at, contents.size
+FROM interactions JOIN contents ON contents.id = interactions.answer
+WHERE interactions.tip = ? LIMIT 1;
+
 -- name: content_places
 SELECT hash, pack, at, size FROM contents WHERE hash IN ({list}) AND pack IS NOT NULL;
 
 -- name: known_nodes
 SELECT interactions.tip, interactions.pack, interactions.at, interactions.size
 FROM interactions
-WHERE interactions.tip IN ({list}) AND interactions.answered = 1
+WHERE interactions.tip IN ({list})
 ORDER BY interactions.seq DESC LIMIT ?;
 
 -- name: known_calls

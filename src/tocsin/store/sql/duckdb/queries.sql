@@ -14,34 +14,31 @@ SELECT
     sum(cache_read_tokens)::BIGINT, count(*) FILTER (fallback), sum(retries)::BIGINT
 FROM {source} WHERE {where} GROUP BY ALL;
 
--- name: runs_by_feature
-SELECT feature, count(*) FROM (SELECT feature, run FROM {source} WHERE {where} GROUP BY ALL)
-GROUP BY feature;
+-- name: runs_by
+WITH pairs AS MATERIALIZED (
+    SELECT {by} AS value, run FROM {source} WHERE {where} GROUP BY ALL
+)
+SELECT value, count(*), false AS whole FROM pairs GROUP BY value
+UNION ALL
+SELECT NULL, count(DISTINCT run), true FROM pairs;
 
 -- name: run_count
 SELECT count(DISTINCT run) FROM {source} WHERE {where};
 
--- name: durations_by_bucket
-SELECT {bucket} AS bucket, quantile_cont(duration_us, [0.5, 0.95, 0.99])
-FROM {source} WHERE {where} GROUP BY ALL;
+-- name: durations
+SELECT feature, {bucket} AS bucket, quantile_cont(duration_us, [0.5, 0.95, 0.99])
+FROM {source} WHERE {where} GROUP BY GROUPING SETS ((feature), (bucket), ());
 
--- name: first_chunks_by_bucket
-SELECT {bucket} AS bucket, quantile_cont(first_chunk_us, [0.5, 0.95])
-FROM {source} WHERE {where} AND first_chunk_us IS NOT NULL GROUP BY ALL;
-
--- name: durations_by_feature
-SELECT feature, quantile_cont(duration_us, [0.5, 0.95])
-FROM {source} WHERE {where} GROUP BY GROUPING SETS ((feature), ());
-
--- name: first_chunks_by_feature
-SELECT feature, quantile_cont(first_chunk_us, [0.5, 0.95])
-FROM {source} WHERE {where} AND first_chunk_us IS NOT NULL GROUP BY GROUPING SETS ((feature), ());
+-- name: first_chunks
+SELECT feature, {bucket} AS bucket, quantile_cont(first_chunk_us, [0.5, 0.95])
+FROM {source} WHERE {where} AND first_chunk_us IS NOT NULL
+GROUP BY GROUPING SETS ((feature), (bucket), ());
 
 -- name: spend_by_bucket
 SELECT
-    {bucket} AS bucket, count(*), sum(cost_nano_usd)::BIGINT, count(cost_nano_usd),
-    count(*) FILTER (estimated), sum(input_tokens)::BIGINT, sum(output_tokens)::BIGINT,
-    sum(cache_read_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT
+    {by} AS value, {bucket} AS bucket, count(*), sum(cost_nano_usd)::BIGINT,
+    count(cost_nano_usd), count(*) FILTER (estimated), sum(input_tokens)::BIGINT,
+    sum(output_tokens)::BIGINT, sum(cache_read_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT
 FROM {source} WHERE {where} GROUP BY ALL;
 
 -- name: spend

@@ -22,8 +22,9 @@ CREATE TABLE packs (
 
 -- One row for each interaction. `pack`, `at` and `size` say where its whole record lies; the other
 -- columns are what is looked up without reading records. `kind` is 0 for a model call, 1 for another
--- step of a run, 2 for a tool's execution. `tip` is the node of the whole history, answer included
--- when `answered` is 1.
+-- step of a run, 2 for a tool's execution. `asked` is the node of the history that was sent, `answer`
+-- the content that came back, and `tip` the name that both together have: an answer becomes a node
+-- only when a later call sends it back.
 CREATE TABLE interactions (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -36,7 +37,8 @@ CREATE TABLE interactions (
     output_tokens INTEGER,
     cost_nano_usd INTEGER,
     tool_calls INTEGER NOT NULL,
-    answered INTEGER NOT NULL,
+    asked BLOB,
+    answer INTEGER,
     tip BLOB,
     pack INTEGER NOT NULL,
     at INTEGER NOT NULL,
@@ -96,16 +98,15 @@ CREATE TABLE contents (
 
 CREATE UNIQUE INDEX contents_hash ON contents (hash);
 
--- Content that a run shares with the run that brought it; search needs it.
+-- Content that a run shares with the run that brought it; search needs it. Rows of runs that are
+-- gone are taken out after a sweep, which spares every append an index.
 CREATE TABLE shared (
     content INTEGER NOT NULL,
     run INTEGER NOT NULL,
     PRIMARY KEY (content, run)
 ) WITHOUT ROWID;
 
-CREATE INDEX shared_run ON shared (run);
-
--- Links of histories. `refs` counts children and the interactions whose history ends here.
+-- Links of histories. `refs` counts children and the interactions that were asked with it.
 CREATE TABLE nodes (
     hash BLOB NOT NULL PRIMARY KEY,
     parent BLOB NOT NULL,
