@@ -109,8 +109,18 @@ def test_the_real_front_door_serves_the_same_routes_under_the_same_roles(tmp_pat
     app = build(config, env={})
     try:
         door = FrontDoor(app, Settings(config, None, {}))
-        routes = {f"{m} {path}" for r in door._routes() for path, ms in [shape_of(r)] for m in ms}
-        roles = {f"{m} {rule.path}": rule.role for rule in _table() for m in rule.methods}
+        routes = {
+            f"{m} {path}"
+            for r in door._routes(door._dashboard())
+            for path, ms in [shape_of(r)]
+            for m in ms
+        }
+        roles = {
+            f"{m} {rule.path}": rule.role
+            for rule in _table()
+            for m in rule.methods
+            if rule.path != "/v1/{path:path}"  # calls, served by the gateway beside the site
+        }
     finally:
         app.store.close()
     assert routes == set(EXPECTED)

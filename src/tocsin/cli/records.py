@@ -123,7 +123,7 @@ def _print_call(call: Interaction, *, json: bool) -> None:
     line.append(f" {fmt.one_line(call.feature, 24)}", style="bold")
     line.append(f"  {fmt.one_line(call.response_model or call.request_model or call.path, 40)}")
     facts = [
-        fmt.duration(call.duration_us),
+        *((fmt.duration(call.duration_us),) if call.duration_us else ()),
         f"{fmt.tokens(usage.input_tokens)} in, {fmt.tokens(usage.output_tokens)} out",
         fmt.money(call.cost_nano_usd),
     ]

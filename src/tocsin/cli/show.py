@@ -10,7 +10,7 @@ from tocsin.cli.context import opened, settings
 from tocsin.cli.guard import OK
 from tocsin.core.errors import NotFound
 from tocsin.core.interaction import Interaction
-from tocsin.dashboard import exports, fmt, story
+from tocsin.dashboard import exports, fmt, story, timing
 from tocsin.dashboard.conversation import SHOWN, SHOWN_WHOLE, Part, Turn
 from tocsin.store.api import Filter, RunRow, Store
 
@@ -54,7 +54,7 @@ def _show_run(store: Store, run: RunRow, *, full: bool, limit: int, json: bool) 
         _print_bytes(exports.run_json(run, 1, steps, messages))
         return
     told = story.tell(1, steps, messages, shown=SHOWN_WHOLE if full else SHOWN)
-    _print(_run_head(run))
+    _print(_run_head(store, run))
     waits = _tool_times(told.rows)
     for step in told.steps:
         _print(_step_lines(step, waits.get(step.number, ()), full=full))
@@ -84,7 +84,7 @@ def _print(lines: Iterator["Text"]) -> None:
         output.console().print(line, soft_wrap=True)
 
 
-def _run_head(run: RunRow) -> Iterator["Text"]:
+def _run_head(store: Store, run: RunRow) -> Iterator["Text"]:
     from rich.text import Text  # as in ``output.console``
 
     yield Text(fmt.one_line(run.title, 120) or run.id, style="bold")
@@ -92,7 +92,7 @@ def _run_head(run: RunRow) -> Iterator["Text"]:
         f"run {fmt.one_line(run.id, 128)}",
         f"feature {fmt.one_line(run.feature, 64)}",
         output.clock_time(run.started_at),
-        fmt.duration(run.last_at - run.started_at),
+        f"took {timing.of_run(store, run).took}",
     ]
     yield Text(" · ".join(facts), style="dim")
     yield Text.assemble(
@@ -119,7 +119,7 @@ def _call_head(call: Interaction) -> Iterator["Text"]:
         yield Text(
             f"  attempt {attempt.number} ({attempt.reason}): {fmt.one_line(attempt.upstream, 64)} "
             f"· {fmt.one_line(attempt.model, 64)} · status {attempt.status or 'none'} · "
-            f"{fmt.duration(attempt.duration_us)}{failed}",
+            f"{fmt.took(attempt.duration_us)}{failed}",
             style="red" if attempt.error else "dim",
         )
     for decision in call.decisions:
@@ -148,12 +148,12 @@ def _step_lines(step: story.Step, tools: Sequence[story.Row], *, full: bool) -> 
     call = step.interaction
     facts = [
         fmt.one_line(story.step_label(call), 60),
-        fmt.duration(call.duration_us),
+        *((fmt.duration(call.duration_us),) if call.duration_us else ()),
         f"{fmt.tokens(call.usage.input_tokens)} in, {fmt.tokens(call.usage.output_tokens)} out",
         fmt.money(call.cost_nano_usd),
     ]
     if call.first_chunk_us is not None:
-        facts.insert(2, f"first chunk {fmt.duration(call.first_chunk_us)}")
+        facts.insert(-2, f"first chunk {fmt.duration(call.first_chunk_us)}")
     yield Text("")
     yield Text.assemble(
         (f"{step.number}. ", "bold"),
@@ -171,8 +171,8 @@ def _step_lines(step: story.Step, tools: Sequence[story.Row], *, full: bool) -> 
     for turn in (*step.turns, *((step.answer,) if step.answer is not None else ())):
         yield from _turn_lines(turn, full=full)
     for tool in tools:
-        spent = "no result yet" if tool.outcome else f"ran {fmt.duration(tool.duration_us)}"
-        yield Text(f"{_INDENT}⧗ {tool.label} {spent}", style="dim")
+        spent = f" ran {fmt.duration(tool.duration_us)}" if tool.duration_us is not None else ""
+        yield Text(f"{_INDENT}⧗ {tool.label}{' no result yet' if tool.outcome else spent}", "dim")
 
 
 def _turn_lines(turn: Turn, *, full: bool) -> Iterator["Text"]:

@@ -93,7 +93,9 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     operation: Operation
     path: str
     started_at: int
+    """Where a source tells none, a stand-in; the attribute ``time`` is then ``unknown``."""
     duration_us: int
+    """0 means that it is not known: a real call never takes 0 microseconds."""
     outcome: Outcome
     feature: str
     key_id: str | None = None

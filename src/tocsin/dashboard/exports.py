@@ -42,7 +42,7 @@ def _markdown_step(step: Interaction, said: StepMessages) -> list[str]:
     facts = [
         fmt.one_line(step_label(step)),
         fmt.iso(step.started_at),
-        fmt.duration(step.duration_us),
+        fmt.took(step.duration_us),
         f"{fmt.tokens(step.usage.input_tokens)} in",
         f"{fmt.tokens(step.usage.output_tokens)} out",
         fmt.money(step.cost_nano_usd),

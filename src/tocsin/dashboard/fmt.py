@@ -93,6 +93,11 @@ def duration(us: float | None) -> str:
     return f"{whole} s"
 
 
+def took(us: int | None) -> str:
+    """How long a call took: 0 microseconds stand for "not known"."""
+    return duration(us or None)
+
+
 def clock(us: int) -> str:
     """Time since a start, as short as an axis needs: ``0``, ``450 ms``, ``12 s``, ``2:05``."""
     if us < 10 * _SECOND:
@@ -167,10 +172,17 @@ def _coarse(us: int) -> str:
     return f"{us // _SECOND} s"
 
 
-def when(us: int | None, now: int) -> Markup:
-    """A ``<time>`` with the relative time; the script rewrites it in the reader's zone."""
+def when(us: int | None, now: int, stand_in: str = "") -> Markup:
+    """A ``<time>`` with the relative time; the script rewrites it in the reader's zone.
+
+    ``stand_in`` says whose time it is when it is not the call's own: ``file saved``.
+    """
     if us is None:
         return Markup('<span class="unknown">unknown</span>')
+    if stand_in:
+        return Markup('<span title="When it ran is not known.">{} {}</span>').format(
+            stand_in, when(us, now)
+        )
     return Markup('<time datetime="{}" data-us="{}" title="{}">{}</time>').format(
         iso(us), us, exact(us), ago(us, now)
     )

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from tocsin.core.outcome import Outcome
-from tocsin.dashboard import charts, fmt, story
+from tocsin.dashboard import charts, fmt, story, timing
 from tocsin.dashboard.filters import LABELS, PRESETS, segment
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def environment() -> "Environment":
         "tokens": fmt.tokens,
         "count": fmt.count,
         "duration": fmt.duration,
+        "took": fmt.took,
         "size": fmt.size,
         "exact": fmt.exact,
         "iso": fmt.iso,
@@ -101,6 +102,7 @@ def environment() -> "Environment":
         spent=fmt.spent,
         plural=fmt.plural,
         when=fmt.when,
+        stand_in=timing.stand_in,
         tone=tone,
         static=static_url,
         span_bar=charts.span_bar,

@@ -13,7 +13,7 @@ import msgspec
 
 from tocsin.core.interaction import SPAN_OPERATIONS, Interaction
 from tocsin.core.messages import Hash, Message, ToolCall, link
-from tocsin.dashboard import conversation, fmt
+from tocsin.dashboard import conversation, fmt, timing
 from tocsin.store.api import Store
 
 STEPS_PER_PAGE = 100
@@ -43,7 +43,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     start: float = 0.0
     end: float = 0.0
     split: float | None = None
-    duration_us: int = 0
+    duration_us: int | None = None
+    """``None`` when it is not known."""
     offset_us: int = 0
     """When it began, since the page's first step."""
     context: int | None = None
@@ -79,7 +80,9 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
     steps: tuple[Step, ...]
     ticks: tuple[tuple[float, str], ...]
-    span_us: int
+    untimed: str = ""
+    """Why rows stand in their order instead of on a time axis; empty when they do not."""
+    took: timing.Took = timing.UNKNOWN
     shares: tuple[tuple[str, int], ...]
     """Where the time went, in words and microseconds; calls at the same time count once."""
 
@@ -174,6 +177,8 @@ class _Tool(msgspec.Struct, kw_only=True):
     call: ToolCall
     start: int
     end: int | None = None
+    timed: bool = True
+    """Whether it is known when it began and ended."""
 
 
 def tell(
@@ -188,11 +193,11 @@ def tell(
     depths = _depths(steps)
     tools = _tools(steps, messages, following)
     told = _steps(first_number, steps, messages, depths, shown)
-    if not steps:
-        return Story(rows=(), steps=(), ticks=(), span_us=0, shares=())
+    if not any(step.duration_us for step in steps):
+        return _ordered(steps, told, tools)
     origin = min(step.started_at for step in steps)
     spans = [(step.started_at, step.started_at + step.duration_us) for step in steps]
-    waits = [(tool.start, tool.end) for tool in tools if tool.end is not None]
+    waits = [(tool.start, tool.end) for tool in tools if tool.end is not None and tool.timed]
     clock = Timeline(spans + waits)
     rows: list[Row] = []
     busy_until = origin
@@ -205,14 +210,40 @@ def tell(
         rows.append(msgspec.structs.replace(row, pause=pause))
         mine = [tool for tool in tools if tool.asked == i]
         rows += [_tool_row(tool, depths[i] + 1, clock, origin) for tool in mine]
-        ends = [step.started_at + step.duration_us, *(t.end for t in mine if t.end is not None)]
+        ends = [t.end for t in mine if t.end is not None]
+        ends.append(step.started_at + step.duration_us)
         busy_until = max(busy_until, *ends)
     return Story(
         rows=tuple(rows),
         steps=tuple(told),
         ticks=clock.ticks(),
-        span_us=clock.end - origin,
+        took=_took(steps, clock.end - origin),
         shares=_shares(steps, spans, waits),
+    )
+
+
+def _took(steps: Sequence[Interaction], span_us: int) -> timing.Took:
+    """The page's time; tools may go on after its last call."""
+    return msgspec.structs.replace(timing.took(steps), us=span_us)
+
+
+def _ordered(steps: Sequence[Interaction], told: Sequence[Step], tools: Sequence[_Tool]) -> Story:
+    """A page of a run none of whose calls has a known duration: rows one after another."""
+    rows: list[Row] = []
+    for i, one in enumerate(told):
+        rows.append(_call_row(one, None, 0))
+        rows += [_tool_row(tool, one.depth + 1, None, 0) for tool in tools if tool.asked == i]
+    wide = 1 / max(len(rows), 1)
+    placed = [
+        msgspec.structs.replace(row, start=i * wide, end=(i + 1) * wide)
+        for i, row in enumerate(rows)
+    ]
+    return Story(
+        rows=tuple(placed),
+        steps=tuple(told),
+        ticks=(),
+        untimed=timing.why_untimed(steps),
+        shares=(),
     )
 
 
@@ -220,7 +251,7 @@ def _shares(
     steps: Sequence[Interaction], spans: Sequence[tuple[int, int]], waits: Sequence[tuple[int, int]]
 ) -> tuple[tuple[str, int], ...]:
     """Time with a model at work, with tools alone at work, and with nothing running."""
-    if any(step.operation in SPAN_OPERATIONS for step in steps):
+    if any(step.operation in SPAN_OPERATIONS or not step.duration_us for step in steps):
         return ()
     model, all_busy = _length(spans), _length([*spans, *waits])
     first, last = min(a for a, _ in spans), max(b for _, b in [*spans, *waits])
@@ -262,7 +293,8 @@ def _tools(
     for i, (step, said) in enumerate(zip(steps, messages, strict=True)):
         _answer(open_calls, step, said)
         for asked in said.output.calls if said.output is not None else ():
-            tool = _Tool(asked=i, call=asked, start=step.started_at + step.duration_us)
+            end = step.started_at + step.duration_us
+            tool = _Tool(asked=i, call=asked, start=end, timed=step.duration_us > 0)
             found.append(tool)
             open_calls[asked.id] = tool
     if following is not None:
@@ -276,6 +308,7 @@ def _answer(open_calls: dict[str, _Tool], step: Interaction, said: StepMessages)
             tool = open_calls.pop(answered, None)
             if tool is not None:
                 tool.end = max(step.started_at, tool.start)
+                tool.timed = tool.timed and not timing.stand_in(step)
 
 
 def _steps(
@@ -386,12 +419,12 @@ def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _call_row(told: Step, clock: Timeline, origin: int) -> Row:
+def _call_row(told: Step, clock: Timeline | None, origin: int) -> Row:
+    """A call's or span's row; without a clock it stands nowhere yet."""
     step = told.interaction
-    end = step.started_at + step.duration_us
     is_span = step.operation in SPAN_OPERATIONS
-    first = step.first_chunk_us
-    return Row(
+    known = "s1" if step.duration_us or clock is None else "open"
+    row = Row(
         kind="span" if is_span else "call",
         label=fmt.one_line(step_label(step), 60) if is_span else _did(told),
         title=fmt.one_line(step_label(step), 80),
@@ -399,16 +432,22 @@ def _call_row(told: Step, clock: Timeline, origin: int) -> Row:
         repeats=told.repeats,
         href=f"#step-{told.number}",
         depth=told.depth,
-        start=clock.at(step.started_at),
-        end=clock.at(end),
-        split=clock.at(step.started_at + first) if first is not None else None,
-        duration_us=step.duration_us,
+        duration_us=step.duration_us or None,
         offset_us=step.started_at - origin,
         context=step.usage.input_tokens,
         output=step.usage.output_tokens,
         cost_nano_usd=step.cost_nano_usd,
         outcome=step.outcome,
-        css="s1" if step.outcome == "complete" else "bad",
+        css=known if step.outcome == "complete" else "bad",
+    )
+    if clock is None:
+        return row
+    first = step.first_chunk_us
+    return msgspec.structs.replace(
+        row,
+        start=clock.at(step.started_at),
+        end=clock.at(step.started_at + step.duration_us),
+        split=clock.at(step.started_at + first) if first is not None else None,
     )
 
 
@@ -432,27 +471,19 @@ def step_label(step: Interaction) -> str:
     return step.response_model or step.request_model or step.operation
 
 
-def _tool_row(tool: _Tool, depth: int, clock: Timeline, origin: int) -> Row:
-    name = fmt.one_line(tool.call.name, 60) or "tool"
-    start = clock.at(tool.start)
-    if tool.end is None:
-        return Row(
-            kind="tool",
-            label=name,
-            depth=depth,
-            start=start,
-            end=start,
-            offset_us=tool.start - origin,
-            outcome="no result",
-            css="open",
-        )
-    return Row(
+def _tool_row(tool: _Tool, depth: int, clock: Timeline | None, origin: int) -> Row:
+    row = Row(
         kind="tool",
-        label=name,
+        label=fmt.one_line(tool.call.name, 60) or "tool",
         depth=depth,
-        start=start,
-        end=clock.at(tool.end),
-        duration_us=tool.end - tool.start,
+        start=clock.at(tool.start) if clock is not None else 0.0,
+        end=clock.at(tool.start) if clock is not None else 0.0,
         offset_us=tool.start - origin,
-        css="tool",
+        outcome="no result" if tool.end is None else "",
+        css="tool" if clock is None and tool.end is not None else "open",
+    )
+    if tool.end is None or clock is None or not tool.timed:
+        return row
+    return msgspec.structs.replace(
+        row, end=clock.at(tool.end), duration_us=tool.end - tool.start, css="tool"
     )

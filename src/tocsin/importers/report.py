@@ -369,7 +369,8 @@ def _sizes(run: _Run, unit: Unit) -> Iterator[int]:
 
 def _line(run: _Run, unit: Unit) -> RunLine:
     sizes = list(_sizes(run, unit))
-    known = run.started is not None and run.ended is not None
+    # One instant alone tells no duration: the file says when, not how long.
+    known = (run.ended or 0) > (run.started or 0)
     return RunLine(
         id=run.id,
         title=run.title,

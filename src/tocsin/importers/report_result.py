@@ -158,4 +158,4 @@ class ReportResult(msgspec.Struct, frozen=True, kw_only=True):
         """From the first start to the last end; ``None`` when no time is told."""
         if self.started_at is None or self.ended_at is None:
             return None
-        return self.ended_at - self.started_at
+        return self.ended_at - self.started_at or None

@@ -156,8 +156,10 @@ def _again_words(result: ReportResult) -> str:
 
 
 def _time_words(result: ReportResult) -> str:
-    if result.duration_us is None or result.started_at is None:
+    if result.started_at is None:
         return "unknown: the file tells none"
+    if result.duration_us is None:
+        return f"unknown, from {clock(result.started_at)} UTC"
     words = f"{duration(result.duration_us)} from {clock(result.started_at)} UTC"
     if result.untimed:
         words += f"; unknown for {plural(result.untimed, 'call')}"

@@ -378,5 +378,9 @@ class ParquetWriter:
     ) -> None:
         if kind is not None:
             self.discard()
-        else:
+            return
+        try:
             self.close()
+        except BaseException:
+            self.discard()
+            raise

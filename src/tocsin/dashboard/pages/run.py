@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from tocsin.core.errors import NotFound
 from tocsin.core.interaction import Interaction
-from tocsin.dashboard import charts, exports, filters, fmt, render, scales, story
+from tocsin.dashboard import charts, exports, filters, fmt, render, scales, story, timing
 from tocsin.dashboard.filters import segment
 from tocsin.dashboard.story import STEPS_PER_PAGE, StepMessages
 from tocsin.dashboard.view import View, key_names
@@ -21,6 +21,9 @@ _MOST_STEPS = 10_000_000
 class _Loaded(msgspec.Struct, frozen=True, kw_only=True):
     run: RunRow
     offset: int
+    total: int
+    """Steps of the whole run: calls, and what traces report beside them."""
+    points: list[StepPoint]
     steps: list[Interaction]
     messages: list[StepMessages]
     following: tuple[Interaction, StepMessages] | None
@@ -51,14 +54,23 @@ def _load(store: Store, run_id: str, offset: int) -> _Loaded:
             f"There is no run {fmt.one_line(run_id, 80)}. It may have been deleted by age or size, "
             "or not be written yet."
         )
-    if offset >= row.calls:
-        offset = max(0, (row.calls - 1) // STEPS_PER_PAGE * STEPS_PER_PAGE)
+    points = store.step_points(run_id)
+    total = max(len(points), 1)
+    offset = min(offset, (total - 1) // STEPS_PER_PAGE * STEPS_PER_PAGE)
     steps = store.steps(run_id, offset=offset, limit=STEPS_PER_PAGE + 1)
     messages = story.load(store, steps)
     following = None
     if len(steps) > STEPS_PER_PAGE:
         following = (steps.pop(), messages.pop())
-    return _Loaded(run=row, offset=offset, steps=steps, messages=messages, following=following)
+    return _Loaded(
+        run=row,
+        offset=offset,
+        total=total,
+        points=points,
+        steps=steps,
+        messages=messages,
+        following=following,
+    )
 
 
 def _context(view: View, run_id: str) -> dict[str, Any]:
@@ -66,7 +78,7 @@ def _context(view: View, run_id: str) -> dict[str, Any]:
     found = _load(store, run_id, _offset(view))
     row = found.run
     told = story.tell(found.offset + 1, found.steps, found.messages, found.following)
-    points = store.step_points(run_id) if row.calls > 1 else []
+    points = found.points
     keys = key_names(store) if row.key_id else {}
     return {
         "run": row,
@@ -75,7 +87,9 @@ def _context(view: View, run_id: str) -> dict[str, Any]:
         "charts": run_charts(row, points, found.offset, len(found.steps)),
         "pager": _pager(row, found),
         "source": found.steps[0].run_source if found.steps else None,
-        "duration_us": row.last_at - row.started_at,
+        "took": timing.took(points),
+        "stand_in_": timing.stand_in(found.steps[0]) if found.steps else "",
+        "uncounted": max(0, row.calls - sum(p.input_tokens is not None for p in points)),
         "known_tokens": row.input_tokens > 0,
         "live": filters.build(f"/live/runs/{segment(run_id)}", {"calls": row.calls}),
     }
@@ -83,7 +97,7 @@ def _context(view: View, run_id: str) -> dict[str, Any]:
 
 def _pager(row: RunRow, found: _Loaded) -> dict[str, Any]:
     base, here = f"/runs/{segment(row.id)}", found.offset
-    last = max(0, (row.calls - 1) // STEPS_PER_PAGE * STEPS_PER_PAGE)
+    last = (found.total - 1) // STEPS_PER_PAGE * STEPS_PER_PAGE
 
     def at(offset: int) -> str:
         return filters.build(base, {"offset": offset or None})
@@ -91,7 +105,7 @@ def _pager(row: RunRow, found: _Loaded) -> dict[str, Any]:
     return {
         "first": here + 1,
         "last": here + len(found.steps),
-        "total": row.calls,
+        "total": found.total,
         "start": at(0) if here else None,
         "previous": at(here - STEPS_PER_PAGE) if here else None,
         "next": at(here + STEPS_PER_PAGE) if here < last else None,

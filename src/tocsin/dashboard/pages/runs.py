@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from tocsin.core.errors import InputError
 from tocsin.core.interaction import Interaction
-from tocsin.dashboard import filters, render
+from tocsin.dashboard import filters, render, timing
 from tocsin.dashboard.filters import Query
 from tocsin.dashboard.view import View, key_names
 from tocsin.store.api import Filter, Page, Store
@@ -36,11 +36,16 @@ async def runs(view: View) -> Response:
         section="runs",
         query=query,
         page=page,
+        times=await view.read(_times, view.deps.store, page),
         live=query.link("/live/runs", after=page.rows[0].last_at if page.rows else 0)
         if newest_first and query.range != "custom"
         else None,
         **await _menus(view, query, nothing=not page.rows),
     )
+
+
+def _times(store: Store, page: Page) -> list[timing.RunTime]:
+    return [timing.of_run(store, row) for row in page.rows]
 
 
 async def new_runs(view: View) -> Response:
@@ -70,7 +75,9 @@ async def calls(view: View) -> Response:
 async def _menus(view: View, query: Query, *, nothing: bool) -> dict[str, Any]:
     """Choices for the filters, from what the range holds."""
     span = Filter(since=query.since, until=query.until)
-    facets = await view.read(view.deps.store.facets, span)
+    found = await view.read(view.deps.store.facets, span)
+    # An empty value stands for "unknown", which no filter can ask for; in a menu it would be "any".
+    facets = {name: [one for one in values if one[0]] for name, values in found.items()}
     keys = await view.read(key_names, view.deps.store)
     stats = await view.read(view.deps.store.stats) if nothing else None
     return {"facets": facets, "keys": keys, "never": stats is not None and not stats.interactions}

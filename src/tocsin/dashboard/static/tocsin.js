@@ -61,7 +61,8 @@
       if (text && text !== time.textContent) time.textContent = text;
     }
     for (const note of all(".zone", from)) {
-      note.textContent = `Times in ${Intl.DateTimeFormat().resolvedOptions().timeZone}, ${zone(new Date())}.`;
+      const [name, offset] = [Intl.DateTimeFormat().resolvedOptions().timeZone, zone(new Date())];
+      note.textContent = name === offset ? `Times in ${name}.` : `Times in ${name}, ${offset}.`;
     }
   };
 

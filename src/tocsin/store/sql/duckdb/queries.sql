@@ -27,7 +27,7 @@ SELECT count(DISTINCT run) FROM {source} WHERE {where};
 
 -- name: durations
 SELECT feature, {bucket} AS bucket, quantile_cont(duration_us, [0.5, 0.95, 0.99])
-FROM {source} WHERE {where} GROUP BY GROUPING SETS ((feature), (bucket), ());
+FROM {source} WHERE {where} AND duration_us > 0 GROUP BY GROUPING SETS ((feature), (bucket), ());
 
 -- name: first_chunks
 SELECT feature, {bucket} AS bucket, quantile_cont(first_chunk_us, [0.5, 0.95])
