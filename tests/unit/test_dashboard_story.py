@@ -271,3 +271,33 @@ def test_curl_of_hostile_content_cannot_leave_its_here_document() -> None:
 def test_the_protocol_of_the_store_has_what_the_story_reads() -> None:
     assert hasattr(Store, "history")
     assert parse_message(b'{"role":"user"}').role == "user"
+
+
+def _without_durations(entries: Sequence[Entry], **attributes: str) -> list[Entry]:
+    changed = msgspec.structs.replace
+    return [
+        changed(e, interaction=changed(e.interaction, duration_us=0, attributes=attributes))
+        for e in entries
+    ]
+
+
+def test_a_file_without_times_is_told_in_order_and_nothing_is_invented() -> None:
+    entries = _without_durations(tool_run(1, 1_000_000_000, calls=3), time="unknown")
+    told, _ = read(entries)
+    assert told.untimed == "This file says no times; steps are in their order."
+    assert str(told.took) == "unknown"
+    assert (told.shares, told.ticks) == ((), ())
+    assert [row.duration_us for row in told.rows] == [None] * len(told.rows)
+    assert {row.kind for row in told.rows} == {"call", "tool"}
+    starts = [row.start for row in told.rows]
+    assert starts == sorted(set(starts))
+
+
+def test_one_call_without_a_duration_leaves_the_others_on_the_time_axis() -> None:
+    entries = tool_run(1, 1_000_000_000, calls=3)
+    told, _ = read([*entries[:-1], *_without_durations(entries[-1:])])
+    calls = [row for row in told.rows if row.kind == "call"]
+    assert told.untimed == ""
+    assert [row.duration_us is None for row in calls] == [False, False, True]
+    assert str(told.took).startswith("at least ")
+    assert told.shares == ()

@@ -58,8 +58,7 @@ class Policy(Protocol):
     failure: FailureMode
     timeout_s: float
 
-    async def __call__(self, call: Call, next: Next) -> Reply:
-        ...
+    async def __call__(self, call: Call, next: Next) -> Reply: ...
 
 
 class Provider(Protocol):

@@ -128,6 +128,8 @@ async def _refused(view: View, line: PageRoute) -> Response:
         f"Your key “{view.principal.name}” has the role {view.principal.role}; this needs "
         f"{line.role}. Sign in with another key, or ask an admin for one."
     )
+    if line.methods == ("GET",):
+        return await error_page(view, 403, "You may not see this", str(error), "")
     return await failed(view, error)
 
 
@@ -161,5 +163,18 @@ async def not_found(request: Request, deps: DashboardDeps) -> Response:
 async def error_page(view: View, status: int, title: str, what: str, kept: str) -> Response:
     """An error as a page in the dashboard's frame."""
     return await view.page(
-        "error.html", status, section="", status_code=status, title=title, what=what, kept=kept
+        "error.html",
+        status,
+        section="",
+        status_code=status,
+        title=title,
+        what=what,
+        kept=kept,
+        again=_address(view),
     )
+
+
+def _address(view: View) -> str:
+    """Where the asker wanted to go, with its query."""
+    query = view.request.scope.get("query_string", b"").decode("latin-1")
+    return quote(view.request.scope["path"]) + (f"?{query}" if query else "")

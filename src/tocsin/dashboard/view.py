@@ -55,6 +55,7 @@ class View:
             "now": self.now,
             "path": self.request.scope["path"],
             "principal": self.principal,
+            "may_view": self.may("viewer"),
             "may_operate": self.may("operator"),
             "may_admin": self.may("admin"),
             "csrf": self.deps.csrf(self.request.scope),

@@ -164,6 +164,10 @@ class Database(Protocol):
         """What the engine itself finds wrong with its files."""
         ...
 
+    def trim(self) -> None:
+        """Return free space if there is much of it; otherwise it is used again."""
+        ...
+
     def give_back(self) -> Iterator[int]:
         """Return free space to the disk, a slice for each step; yields what each one freed."""
         ...

@@ -32,6 +32,7 @@ from tocsin.store.api import (
 from tocsin.store.append import Appender
 from tocsin.store.database import Database
 from tocsin.store.duck import Duck, Scan
+from tocsin.store.repacking import repack
 from tocsin.store.retention import NOTHING, Sweeper, add
 from tocsin.store.schema import ensure
 from tocsin.store.segments import Segments
@@ -222,7 +223,10 @@ class RelationalStore:
     # -- care --
 
     def fold(self) -> int:
-        return self._segments.fold()
+        folded = self._segments.fold()
+        if repack(self._database):
+            self._database.trim()
+        return folded
 
     def rebuild(self, progress: Progress | None = None) -> int:
         folded = self._segments.rebuild(progress)

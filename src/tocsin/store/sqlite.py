@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ _BUSY_MS = 30_000
 _IDLE_READERS = 8
 _FREE_PAGES = 1000
 _MERGE_PAGES = 100
+_MUCH_FREE = 512 * 1024
+_PAUSE_S = 0.002
 
 
 class SqliteDatabase:
@@ -192,6 +195,14 @@ class SqliteDatabase:
 
     def damage(self, session: Session) -> list[str]:
         return [str(row[0]) for row in session.all("check_database") if row[0] != "ok"]
+
+    def trim(self) -> None:
+        with self._lock, self._translated():
+            self._check_open()
+            free = self._free_bytes()
+        if free > _MUCH_FREE and free * 4 > self.disk_bytes():
+            for _ in self.give_back():
+                time.sleep(_PAUSE_S)
 
     def give_back(self) -> Iterator[int]:
         """Free pages go back in slices, each its own transaction; at last the WAL is cut."""

@@ -33,11 +33,20 @@ async def overview(view: View) -> Response:
     data: Overview = await view.read(view.deps.store.overview, query.where)
     if not data.total.calls:
         return await _empty(view, query)
+    if "range" not in view.request.query_params and _all_new(data, query, view.now):
+        query = filters.parse(view.request.query_params, view.now, default_range="1h")
+        data = await view.read(view.deps.store.overview, query.where)
     everything = view.request.query_params.get("all") == "1"
     context = await view.read(_context, data, query, everything)
     if query.get("feature"):
         context["slices"] = await view.read(_slices, view, query)
     return await view.page("overview.html", section="overview", query=query, **context)
+
+
+def _all_new(data: Overview, query: Query, now: int) -> bool:
+    """Whether nothing is older than an hour, so that a day would be drawn mostly empty."""
+    first = next((bucket.at for bucket in data.total.series if bucket.calls), now)
+    return query.range == "24h" and first > now - filters.HOUR
 
 
 def _context(data: Overview, query: Query, everything: bool) -> dict[str, Any]:
@@ -57,6 +66,8 @@ def _context(data: Overview, query: Query, everything: bool) -> dict[str, Any]:
         "answer": _answer(data, features),
         "charts": [chart for chart in drawn if chart is not None],
         "rows": [_row(axis, feature, query) for feature in shown],
+        "first_chunks": sum(f.calls for f in features if f.first_chunk_p50_us is not None),
+        "timed": sum(f.calls for f in features if f.duration_p50_us is not None),
         "hidden": len(features) - len(shown),
         "slices": [],
     }

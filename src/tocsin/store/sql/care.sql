@@ -188,3 +188,20 @@ SELECT seq FROM interactions WHERE seq > ? ORDER BY seq LIMIT ?;
 
 -- name: span_of_all
 SELECT (SELECT min(started_at) FROM interactions), (SELECT max(started_at) FROM interactions);
+
+-- name: records_after
+SELECT seq, pack, at, size FROM interactions WHERE seq > ? ORDER BY seq LIMIT ?;
+
+-- name: contents_after
+SELECT id, pack, at, size FROM contents WHERE id > ? AND pack IS NOT NULL ORDER BY id LIMIT ?;
+
+-- name: pack_lives
+SELECT id, live FROM packs WHERE id IN ({list});
+
+-- name: move_records
+UPDATE interactions SET pack = v.column2, at = v.column3 FROM (VALUES {rows:3}) AS v
+WHERE interactions.seq = v.column1;
+
+-- name: move_contents
+UPDATE contents SET pack = v.column2, at = v.column3 FROM (VALUES {rows:3}) AS v
+WHERE contents.id = v.column1;
