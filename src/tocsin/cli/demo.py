@@ -76,7 +76,7 @@ def demo(*, once: bool, port: int | None, data_dir: Path, count: int) -> int:
         door = FrontDoor(build(found.config, env=found.env), found)
         door.base_url = base_url(found.config, chosen)
         logs.install(door.redactor())
-        server = make_server(door, found.config)
+        server = make_server(door)
         return uvloop.run(_run(server, door, bound, sessions, since=since, checked=checked))
 
 

@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -38,9 +38,12 @@ _KEEP_ALIVE_S = 75
 class Server(uvicorn.Server):
     """uvicorn, with signals of our own: a second Ctrl-C cuts calls off, SIGHUP reloads."""
 
-    def __init__(self, config: uvicorn.Config, door: FrontDoor) -> None:
+    def __init__(
+        self, config: uvicorn.Config, door: FrontDoor, announce: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._door = door
+        self._announce = announce
         self.ready = asyncio.Event()
         self._reloading: set[asyncio.Task[None]] = set()
 
@@ -58,13 +61,15 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen; ``ready`` is set once calls are taken."""
+        """Begin to listen, say so, and set ``ready``."""
         await super().startup(sockets=sockets)
         # What is loaded by now lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()
         # A call makes and frees some hundred containers, hardly ever in a cycle: look seldom.
         gc.set_threshold(50_000, 20, 50)
+        # Said before the first request is looked at: whoever gets an answer can read it.
+        self._announce()
         self.ready.set()
 
     def stop(self) -> None:
@@ -88,8 +93,9 @@ class Server(uvicorn.Server):
         log.warning("settings read again: %s", ", ".join(done.changed) or "nothing changed")
 
 
-def make_server(door: FrontDoor, config: Config) -> Server:
-    """The server of a front door, not yet listening."""
+def make_server(door: FrontDoor, announce: Callable[[], None] = lambda: None) -> Server:
+    """The server of a front door, not yet listening; it calls ``announce`` when it does."""
+    config = door.app.config
     grace = max(1, round(config.server.shutdown_grace_s))
     return Server(
         uvicorn.Config(
@@ -110,6 +116,7 @@ def make_server(door: FrontDoor, config: Config) -> Server:
             timeout_graceful_shutdown=grace,
         ),
         door,
+        announce,
     )
 
 
@@ -154,27 +161,22 @@ async def _serve(found: Settings, bound: socket.socket, *, quiet: bool) -> int:
     door = FrontDoor(build(found.config, env=found.env), found)
     door.base_url = base_url(found.config, bound.getsockname()[1])
     logs.install(door.redactor())
-    server = make_server(door, found.config)
-    announcing = asyncio.create_task(_announce(server, door, quiet=quiet))
+    lines = [] if quiet else welcome(door)
+    server = make_server(door, lambda: _say(lines))
     try:
         await server.serve(sockets=[bound])
     except SystemExit:
         # uvicorn ends so when the app cannot start; the app's own message is in the log.
         return FAILED
-    finally:
-        announcing.cancel()
     if not quiet:
         output.say("Stopped; everything recorded is in the store.")
     return OK
 
 
-async def _announce(server: Server, door: FrontDoor, *, quiet: bool) -> None:
-    await server.ready.wait()
-    lines = await asyncio.to_thread(welcome, door)
-    if not quiet:
-        for text, style in lines:
-            output.say(text, style)
-        sys.stdout.flush()
+def _say(lines: list[tuple[str, str | None]]) -> None:
+    for text, style in lines:
+        output.say(text, style)
+    sys.stdout.flush()
 
 
 def sign_in_link(door: FrontDoor) -> tuple[str, str | None]:

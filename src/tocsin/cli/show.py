@@ -87,12 +87,13 @@ def _print(lines: Iterator["Text"]) -> None:
 def _run_head(store: Store, run: RunRow) -> Iterator["Text"]:
     from rich.text import Text  # as in ``output.console``
 
+    time = timing.of_run(store, run)
     yield Text(fmt.one_line(run.title, 120) or run.id, style="bold")
     facts = [
         f"run {fmt.one_line(run.id, 128)}",
         f"feature {fmt.one_line(run.feature, 64)}",
-        output.clock_time(run.started_at),
-        f"took {timing.of_run(store, run).took}",
+        f"{time.stand_in} {output.clock_time(run.started_at)}".lstrip(),
+        f"took {time.took}",
     ]
     yield Text(" · ".join(facts), style="dim")
     yield Text.assemble(
@@ -111,7 +112,8 @@ def _call_head(call: Interaction) -> Iterator["Text"]:
     yield Text(f"call {fmt.one_line(call.id, 128)}", style="bold")
     yield Text(
         f"run {fmt.one_line(call.run_id, 128)} (found by {call.run_source}) · "
-        f"feature {fmt.one_line(call.feature, 64)} · {output.clock_time(call.started_at)}",
+        f"feature {fmt.one_line(call.feature, 64)} · "
+        f"{timing.stand_in(call)} {output.clock_time(call.started_at)}".replace("  ", " "),
         style="dim",
     )
     for attempt in call.attempts:
