@@ -88,7 +88,7 @@ def test_a_file_cut_anywhere_gives_a_prefix_of_its_frames(
     for payload in payloads:
         journal.append(OPEN, payload)
     (path,) = folder.glob("*.journal")
-    end = 8 + sum(9 + len(payload) for payload in payloads)
+    end = 12 + sum(9 + len(payload) for payload in payloads)
     path.write_bytes(path.read_bytes()[:cut])
     found = [payload for _, payload in read_frames(path)]
     assert found == payloads[: len(found)]
@@ -110,8 +110,8 @@ def test_a_flipped_bit_ends_the_file_and_is_never_taken_for_a_frame(
         journal.append(CLOSE, payload)
     (path,) = folder.glob("*.journal")
     damaged = bytearray(path.read_bytes())
-    end = 8 + sum(9 + len(payload) for payload in payloads)
-    position = data.draw(st.integers(8, end - 1))
+    end = 12 + sum(9 + len(payload) for payload in payloads)
+    position = data.draw(st.integers(12, end - 1))
     damaged[position] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(bytes(damaged))
     found = [payload for _, payload in read_frames(path)]

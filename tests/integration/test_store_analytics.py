@@ -1,5 +1,8 @@
 """Segments and what is read from them, on both engines."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -330,3 +333,74 @@ def test_an_export_has_one_row_for_each_interaction(store: Store, tmp_path: Path
 def test_an_export_to_nowhere_says_so(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no-such-folder"):
         store.export_parquet(str(tmp_path / "no-such-folder" / "x.parquet"), Filter())
+
+
+def test_slow_traffic_is_packed_together_behind_the_appends(store: Store) -> None:
+    for number in range(300):
+        store.append([entry(number, body=b"body %d " % number * 20)])
+    with store._database.read() as session:
+        before = session.all("verify_interactions", (0, 1000))
+    store.fold()
+    with store._database.read() as session:
+        after = session.all("verify_interactions", (0, 1000))
+        size = store._database.used_bytes(session)
+    assert len({row[10] for row in before}) == 300
+    assert len({row[10] for row in after}) < 80, "the newest wait for neighbours"
+    assert size < 300 * 2000
+    for number in (0, 150, 299):
+        made = entry(number, body=b"body %d " % number * 20)
+        assert store.entry(made.interaction.id) == made
+    assert problems(store) == []
+    store.sweep(older_than=START + 100 * SECOND)
+    assert problems(store) == []
+
+
+def test_folding_and_searching_load_no_analytics_engine(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from store_world import StoppedClock, entry
+from tocsin.config.model import StoreSettings
+from tocsin.store import Filter, open_store
+store = open_store(StoreSettings(), Path(sys.argv[1]), StoppedClock())
+store.append([entry(n) for n in range(50)])
+assert store.fold() == 50
+store.index()
+assert store.runs(Filter(text="Question")).rows
+store.sweep(older_than=0)
+list(store.verify())
+store.close()
+heavy = {"duckdb", "psycopg", "numpy"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    tests = str(Path(__file__).parent.parent)
+    words = [sys.executable, "-c", program, str(tmp_path), tests]
+    assert subprocess.run(words, timeout=60).returncode == 0
+
+
+def test_what_a_dead_process_left_is_cleaned_up(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "segments"
+    store.append([entry(1)])
+    store.fold()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = [folder / f".tail-{gone.pid}-abc" / "1.parquet", folder / "000000000077-x.parquet"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"left over")
+        os.utime(path, (1, 1))
+    store.append([entry(2)])
+    assert whole_overview(store).total.calls == 2
+    assert len(list(folder.glob(".tail-*"))) == 2, "the dead one's and ours"
+    store.fold()
+    assert not any(path.exists() for path in left)
+    assert whole_overview(store).total.calls == 2
+
+
+def test_a_tail_that_vanishes_is_made_again(store: Store, tmp_path: Path) -> None:
+    store.append([entry(1)])
+    assert whole_overview(store).total.calls == 1
+    for path in (tmp_path / "data" / "segments").glob(".tail-*/*"):
+        path.unlink()
+    assert whole_overview(store).total.calls == 1

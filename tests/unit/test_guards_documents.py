@@ -92,6 +92,16 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     assert broken == []
 
 
+def test_every_page_and_decision_is_in_its_index() -> None:
+    lost = [
+        str(page.relative_to(ROOT))
+        for page in (ROOT / "docs").rglob("*.md")
+        if page.name != "README.md"
+        and f"({page.name})" not in (page.parent / "README.md").read_text()
+    ]
+    assert lost == []
+
+
 def pages() -> list[Path]:
     return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 

@@ -8,7 +8,7 @@ from tocsin.core.call import Call
 from tocsin.core.errors import Denied, PolicyFailed, UpstreamFailed
 from tocsin.core.interaction import Mode
 from tocsin.core.policy import FailureMode, Next, Policy, Reply
-from tocsin.runtime.policies import Stage, Watch, nest
+from tocsin.runtime.policies import Watch, nest
 from unit.calls import call, message
 
 
@@ -64,8 +64,8 @@ class Upstream:
 async def run(policy: Policy, mode: Mode, upstream: Upstream) -> tuple[Call, Reply]:
     asked = call([message("user", "hi")])
     watch = Watch()
-    watch.stages[asked.id] = Stage()
     watch.start()
+    watch.enter(asked.id)
     try:
         return asked, await nest(((policy, mode),), upstream, watch)(asked)
     finally:

@@ -16,7 +16,7 @@ from tocsin.core.messages import Message, content_hash, link, parse_message
 from tocsin.core.outcome import Outcome, outcome_of
 from tocsin.core.policy import Reply
 from tocsin.core.wire import OutputReader, reader_for
-from tocsin.runtime.policies import Stage, close_chunks
+from tocsin.runtime.policies import close_chunks
 
 if TYPE_CHECKING:
     from tocsin.runtime.runtime import Runtime
@@ -49,7 +49,7 @@ class Exchange:
     async def __aenter__(self) -> Reply:
         runtime, call = self._runtime, self._call
         runtime.recorder.open(call)
-        runtime.watch.stages[call.id] = Stage()
+        runtime.watch.enter(call.id)
         try:
             reply = await runtime.onion(call.feature)(call)
             self._reply = reply

@@ -36,7 +36,7 @@ from tocsin.core.policy import FailureMode, Next, Reply
 Lookup = Callable[[Sequence[Hash], Sequence[str]], "Sequence[Seen]"]
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_KEPT = 20_000
+_KEPT = 10_000
 """Histories kept in memory; older ones are looked up in the store."""
 _SHARED = 64
 """Runs kept for one and the same history."""

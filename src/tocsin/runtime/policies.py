@@ -25,8 +25,8 @@ class Stage:
 
     __slots__ = ("deadline", "expired", "task")
 
-    def __init__(self) -> None:
-        self.task = asyncio.current_task()
+    def __init__(self, task: "asyncio.Task[object] | None") -> None:
+        self.task = task
         self.deadline = 0.0
         """Monotonic seconds; 0 while no policy is at work."""
         self.expired = False
@@ -38,10 +38,17 @@ class Watch:
     def __init__(self) -> None:
         self.stages: dict[str, Stage] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to tick on the running loop."""
-        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    def enter(self, call_id: str) -> None:
+        """A call begins, in the current task."""
+        # Naming the loop spares a system call that looks for forks.
+        self.stages[call_id] = Stage(asyncio.current_task(self._loop))
 
     def stop(self) -> None:
         """Stop ticking."""

@@ -31,8 +31,8 @@ from tocsin.store.journal import (
 
 log = logging.getLogger("tocsin.recorder")
 
-_BATCH = 256
-_LINGER_S = 0.02
+_BATCH = 512
+_LINGER_S = 0.05
 """How long the writer waits for company before it appends; a call is visible soon after."""
 _MAX_QUEUED_BYTES = 24 * 1024 * 1024
 _ENTRY_BYTES = 4000
@@ -67,7 +67,7 @@ class Recorder:
         ingest: Callable[[records.Ingested], Iterable[Entry]] = lambda record: (),
         stored: Stored = lambda entries: None,
         sync: bool = False,
-        segment_bytes: int = 4 * 1024 * 1024,
+        segment_bytes: int = 2 * 1024 * 1024,
     ) -> None:
         self._store = store
         self._folder = folder

@@ -91,7 +91,11 @@ class StepPoint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a time series. Quantiles are ``None`` when there is no sample."""
+    """One step of a time series.
+
+    Quantiles are exact. They are ``None`` when there is no sample, and in the series of one
+    feature among several: those feed sparklines; ask for one feature to have them.
+    """
 
     at: int
     calls: int

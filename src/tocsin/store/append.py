@@ -198,28 +198,33 @@ class _Batch:
     def _find_contents(self, entries: list[Entry]) -> None:
         known = self.known_contents
         unknown: dict[Hash, None] = {}
+        walked = set(self.known_nodes)
+        first = set(self.fresh)
         for entry in entries:
-            for value in self._needed(entry):
+            run = entry.interaction.run_id
+            for value in self._needed(entry, walked, whole=run in first):
                 if value not in known:
                     content = self.memory.contents.get(value)
                     if content is None:
                         unknown[value] = None
                     else:
                         known[value] = content
-        for value, number, filled, run in self.session.listed("content_ids", list(unknown)):
-            known[value] = _Content(number, run, bool(filled))
+            first.discard(run)
+        for value, number, filled, run_key in self.session.listed("content_ids", list(unknown)):
+            known[value] = _Content(number, run_key, bool(filled))
             self.memory.contents.put(value, known[value])
 
-    def _needed(self, entry: Entry) -> list[Hash]:
-        """Contents whose number this entry will ask for."""
+    def _needed(self, entry: Entry, walked: set[Hash], *, whole: bool) -> list[Hash]:
+        """Contents whose number this entry will ask for: of a run's first entry all of them."""
         one = entry.interaction
         needed = [h for h in (one.params, one.request_body, one.response_body) if h]
-        needed += [blob.hash for blob in entry.blobs]
-        if one.run_id in self.fresh:
-            return needed + [node.content for node in entry.nodes]
-        for at, node in enumerate(reversed(entry.nodes)):
-            if at > one.new_messages and node.hash in self.known_nodes:
+        nodes = entry.nodes
+        oldest_new = 0 if whole else _asked_count(entry) - one.new_messages
+        for at in range(len(nodes) - 1, -1, -1):
+            node = nodes[at]
+            if at < oldest_new and node.hash in walked:
                 break
+            walked.add(node.hash)
             needed.append(node.content)
         return needed
 
@@ -296,8 +301,10 @@ class _Batch:
         messages = entry.input
         for at in range(first, count):
             self._add_node(nodes[at], messages[at].raw if at < len(messages) else None, run)
-        fresh = entry.interaction.run_id in self.fresh
-        linked = 0 if fresh else max(0, count - entry.interaction.new_messages)
+        linked = max(0, count - entry.interaction.new_messages)
+        if entry.interaction.run_id in self.fresh:
+            self.fresh.discard(entry.interaction.run_id)
+            linked = 0
         for at in range(linked, first):
             content = self.known_contents.get(nodes[at].content)
             if content is not None and content.run != run:

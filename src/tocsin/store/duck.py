@@ -1,7 +1,6 @@
 """DuckDB over segments and the tail: one engine for a process, its queries one after another."""
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -91,6 +90,7 @@ class Duck:
         self._tail: list[tuple[int, Path]] = []
         self._tail_from = self._tail_to = 0
         self._epoch = -1
+        self._written = 0
 
     def __enter__(self) -> "Duck":
         self._lock.acquire()
@@ -133,6 +133,7 @@ class Duck:
             try:
                 return work(self.scan())
             except duckdb.IOException as error:
+                self._epoch = -1
                 if not left:
                     raise StoreError(
                         f"A segment in {self._segments.folder} cannot be read ({error}). Run "
@@ -170,7 +171,9 @@ class Duck:
         return (self._tail[at - 1][0] if at else self._tail_from) + 1
 
     def _read_tail(self, last: int) -> None:
-        path = self._temporary() / f"{self._tail_to + 1:012}.parquet"
+        # Never the same name twice: the engine may remember what a file held.
+        self._written += 1
+        path = self._temporary() / f"{self._written:012}.parquet"
         with ParquetWriter(path, facts.COLUMNS) as writer:
             at = self._tail_to
             while True:
@@ -191,7 +194,8 @@ class Duck:
 
     def _temporary(self) -> Path:
         if self._home is None:
-            self._home = Path(tempfile.mkdtemp(prefix="tocsin-tail-"))
+            self._home = self._segments.tail_folder()
+        self._home.mkdir(parents=True, exist_ok=True)
         return self._home
 
     def _connect(self) -> "duckdb.DuckDBPyConnection":

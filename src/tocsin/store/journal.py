@@ -7,8 +7,11 @@ the store in batches and then lets the file go. A killed process leaves its file
 one to start takes it over, stores what was closed and records what was only opened.
 
 A file is a header and frames: length (4 bytes), CRC-32 (4 bytes), kind (1 byte), payload; then
-zeros. A frame that is cut short or fails its CRC ends the file: nothing after it was ever
+anything. A frame that is cut short or fails its CRC ends the file: nothing after it was ever
 acknowledged. The payload is copied before its head, so that a head never stands before nothing.
+
+A file whose calls are all in the store is used again, since its pages are at hand; the header holds
+a number that goes into every CRC, so that frames of an earlier use are no frames any more.
 """
 
 import fcntl
@@ -25,9 +28,12 @@ OPEN = 1
 CLOSE = 2
 INGEST = 3
 
-_MAGIC = b"TOCSINJ1"
+_MAGIC = b"TOCSINJ2"
+_HEADER = Struct("<8sI")
 _HEAD = Struct("<IIB")
 _MAX_FRAME = 256 * 1024 * 1024
+_SPARES = 1
+"""Files kept to be used again."""
 
 
 class Segment:
@@ -36,14 +42,30 @@ class Segment:
     ``written`` is touched by the thread that serves calls alone, ``settled`` by the writer alone.
     """
 
-    __slots__ = ("capacity", "fd", "map", "path", "settled", "size", "spilled", "written")
+    __slots__ = (
+        "capacity",
+        "fd",
+        "map",
+        "nonce",
+        "path",
+        "settled",
+        "size",
+        "spilled",
+        "written",
+    )
 
     def __init__(self, path: Path, fd: int, capacity: int) -> None:
         self.path = path
         self.fd = fd
         self.capacity = capacity
         self.map = mmap.mmap(fd, capacity)
-        self.size = len(_MAGIC)
+        self.begin()
+
+    def begin(self) -> None:
+        """Be empty: new, or used again."""
+        self.nonce = int.from_bytes(os.urandom(4), "little")
+        _HEADER.pack_into(self.map, 0, _MAGIC, self.nonce)
+        self.size = _HEADER.size
         self.written = 0
         self.settled = 0
         self.spilled = False
@@ -56,19 +78,29 @@ class Journal:
     The serving thread alone appends and rotates; the writer may ``release`` and ``forget``.
     """
 
-    def __init__(self, folder: Path, *, segment_bytes: int = 4 * 1024 * 1024) -> None:
+    def __init__(self, folder: Path, *, segment_bytes: int = 2 * 1024 * 1024) -> None:
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._number = 0
         self._old: list[Segment] = []
+        self._spare: list[Segment] = []
         self._lock = threading.Lock()  # guards the list of files, never an append
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._current = self._create()
 
     def _create(self, room: int = 0) -> Segment:
         self._number += 1
-        capacity = max(self._segment_bytes, room + len(_MAGIC))
-        path = self._folder / f"{os.getpid()}-{time.time_ns()}-{self._number:06d}.journal"
+        capacity = max(self._segment_bytes, room + _HEADER.size)
+        path = self._folder / f"{time.time_ns()}-{os.getpid()}-{self._number:06d}.journal"
+        with self._lock:
+            spare = self._spare.pop() if self._spare else None
+        if spare is not None:
+            if spare.capacity >= capacity:
+                spare.begin()
+                spare.path.rename(path)
+                spare.path = path
+                return spare
+            self._delete(spare)
         # Locked before it gets the name that others look for: nobody takes it for an orphan.
         # The lock is held while this process lives; who can take it may take the file over.
         hidden = path.with_suffix(".new")
@@ -78,7 +110,6 @@ class Journal:
             # A full disk must be told here, as an error: a page that has no room behind it would
             # kill the process at the copy.
             os.posix_fallocate(fd, 0, capacity)
-            os.pwrite(fd, _MAGIC, 0)
             segment = Segment(path, fd, capacity)
         except BaseException:
             hidden.unlink()
@@ -100,7 +131,9 @@ class Journal:
             start = segment.size + _HEAD.size
             end = start + len(payload)
         segment.map[start:end] = payload
-        _HEAD.pack_into(segment.map, segment.size, len(payload), zlib.crc32(payload, kind), kind)
+        _HEAD.pack_into(
+            segment.map, segment.size, len(payload), zlib.crc32(payload, segment.nonce ^ kind), kind
+        )
         segment.size = end
         segment.written += 1
         return segment
@@ -123,8 +156,12 @@ class Journal:
             done = [s for s in self._old if not s.spilled and s.settled >= s.written]
             self._old = [s for s in self._old if s not in done]
             spilled = [s for s in self._old if s.spilled]
+            keep = [s for s in done if s.capacity == self._segment_bytes]
+            keep = keep[: max(0, _SPARES - len(self._spare))]
+            self._spare += keep
         for segment in done:
-            self._delete(segment)
+            if segment not in keep:
+                self._delete(segment)
         return spilled
 
     def forget(self, segment: Segment) -> None:
@@ -163,6 +200,8 @@ class Journal:
     def close(self) -> None:
         """Let go; files that are fully settled are deleted, the others stay for the next start."""
         self._old.append(self._current)
+        for segment in self._spare:
+            self._delete(segment)
         for segment in self._old:
             if segment.settled >= segment.written and not segment.spilled:
                 self._delete(segment)
@@ -175,7 +214,11 @@ class Journal:
 def read_frames(path: Path) -> Iterator[tuple[int, bytes]]:
     """The whole frames of a journal file, in order; stops at the first damaged one."""
     with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            return
+        magic, nonce = _HEADER.unpack(header)
+        if magic != _MAGIC:
             return
         while True:
             head = file.read(_HEAD.size)
@@ -185,7 +228,7 @@ def read_frames(path: Path) -> Iterator[tuple[int, bytes]]:
             if kind == 0 or length > _MAX_FRAME:
                 return
             payload = file.read(length)
-            if len(payload) < length or zlib.crc32(payload, kind) != crc:
+            if len(payload) < length or zlib.crc32(payload, nonce ^ kind) != crc:
                 return
             yield kind, payload
 
@@ -215,7 +258,7 @@ def orphans(folder: Path) -> Iterator[Orphan]:
     """Take over the files of processes that are gone, oldest first; live ones hold their locks."""
     if not folder.is_dir():
         return
-    for path in sorted(folder.glob("*.journal"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(folder.glob("*.journal")):  # named by the time at which they began
         try:
             fd = os.open(path, os.O_RDWR)
         except FileNotFoundError:

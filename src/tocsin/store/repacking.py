@@ -52,10 +52,11 @@ def _slice(database: Database, kind: _Kind) -> tuple[int, bool]:
         start = admin.cursor(session, kind.consumer)
         head = session.one("head")
         rows = session.all(kind.after, (start, _ROWS))
-        lives = dict(session.listed("pack_lives", sorted({row[1] for row in rows})))
+        numbers = sorted({row[1] for row in rows})
+        lives = {row[0]: row[1] for row in session.listed("pack_lives", numbers)}
         groups, end = _groups(rows, lives, kind.limit)
         items = read_items(session, [(r[1], r[2], r[3]) for group in groups for r in group])
-    if head is None or end == start:
+    if head is None or not rows or end <= start:
         return 0, False
     with database.write() as session:
         # A deletion, or another process's merge, may have been faster.

@@ -7,6 +7,7 @@ holds. All of it is made from the records, so losing every file loses nothing.
 import errno
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ _LEASE_US = 60_000_000
 _GARBAGE_S = 120.0
 _PAUSE_S = 0.001
 _CHUNK = 1 << 20
+_TAIL = ".tail-"
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -104,6 +106,10 @@ class Segments:
     def path(self, segment: Segment) -> Path:
         """Where a segment's file lies."""
         return self.folder / segment.file
+
+    def tail_folder(self) -> Path:
+        """Where this process may keep what is in no segment yet, until it ends."""
+        return self.folder / f"{_TAIL}{os.getpid()}-{self._owner}"
 
     def problems(self, progress: Progress | None = None) -> Iterator[Problem]:
         """Segments whose file is missing or is not what was written."""
@@ -255,6 +261,8 @@ class Segments:
                 with suppress(OSError):
                     if path.stat().st_mtime < oldest:
                         path.unlink()
+            elif path.name.startswith(_TAIL) and not _runs(path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     # -- whose turn it is --
 
@@ -339,6 +347,17 @@ def _small_neighbours(segments: Sequence[Segment]) -> list[Segment]:
             group.append(segment)
             rows += segment.rows
     return group if len(group) >= _MERGE_COUNT else []
+
+
+def _runs(tail: str) -> bool:
+    """Whether the process that a tail's folder belongs to is still there."""
+    try:
+        os.kill(int(tail.removeprefix(_TAIL).split("-")[0]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _segment(row: Row) -> Segment:

@@ -200,7 +200,9 @@ class SqliteDatabase:
         with self._lock, self._translated():
             self._check_open()
             free = self._free_bytes()
-        if free > _MUCH_FREE and free * 4 > self.disk_bytes():
+        with self.read() as session:
+            used = self.used_bytes(session)
+        if free > max(_MUCH_FREE, used // 4):
             for _ in self.give_back():
                 time.sleep(_PAUSE_S)
 
