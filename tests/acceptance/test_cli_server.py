@@ -75,6 +75,7 @@ def test_tail_prints_each_call_as_it_ends(server: Server) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert following.stdout is not None
     assert following.stderr is not None
@@ -150,6 +151,11 @@ def wait_for(server: Server, words: str) -> None:
         time.sleep(0.05)
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def output_of_tail(server: Server, lines: int) -> list[str]:
     """The last calls, as lines of JSON."""
     following = subprocess.Popen(
@@ -158,6 +164,7 @@ def output_of_tail(server: Server, lines: int) -> list[str]:
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert following.stdout is not None
     found = [following.stdout.readline() for _ in range(lines)]

@@ -75,7 +75,7 @@ async def test_it_answers_in_both_dialects_whole_and_streamed_with_its_usage(
             assert not reader.malformed
             assert reader.response_model == "smollm2-135m-instruct"
             assert reader.usage is not None
-            assert reader.usage.output_tokens == 8
+            assert 0 < (reader.usage.output_tokens or 0) <= 8  # a real model may end earlier
 
 
 async def test_a_json_schema_is_obeyed_and_models_are_listed(model: LocalProvider) -> None:
