@@ -35,7 +35,7 @@ class SqliteDatabase:
         self._closed = False
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = self._connect(cache_kib=16_384)
+            self._writer = self._connect(cache_kib=8_192)
             try:
                 self._prepare(self._writer)
             except BaseException:
@@ -104,7 +104,7 @@ class SqliteDatabase:
         self._check_open()
         with suppress(IndexError):
             return self._idle.pop()
-        connection = self._connect(cache_kib=4096)
+        connection = self._connect(cache_kib=1024)
         connection.execute("PRAGMA query_only = ON")
         return connection
 
