@@ -11,10 +11,13 @@ import pytest
 import zstandard
 
 from provider_calls import HELLO, make_call
+from tocsin import importers
 from tocsin.core.errors import UpstreamFailed
+from tocsin.core.interaction import Entry
 from tocsin.core.messages import content_hash
 from tocsin.core.policy import Reply
 from tocsin.core.wire import reader_for
+from tocsin.importers.native import export_jsonl
 from tocsin.providers.replay import ReplayProvider
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at":"Oslo"}'}}
@@ -135,3 +138,24 @@ async def test_calls_that_come_at_once_read_the_file_once(tmp_path: Path) -> Non
     tape = write(tmp_path / "a.jsonl", exported("one"))
     replies = await asyncio.gather(*[tape.send(make_call()) for _ in range(8)])
     assert {reply.status for reply in replies} == {200}
+
+
+async def test_our_own_export_answers_every_turn_of_a_run(tmp_path: Path) -> None:
+    conversation = tmp_path / "conversation.jsonl"
+    conversation.write_text(json.dumps({"messages": MESSAGES, "model": "m"}) + "\n")
+    entries = [entry for entry in importers.read(conversation) if isinstance(entry, Entry)]
+    tape = tmp_path / "export.jsonl"
+    tape.write_bytes(b"".join(export_jsonl(entries)))
+    assert b'"after"' in tape.read_bytes()
+    provider = ReplayProvider("tape", str(tape))
+    first = await read(await provider.send(make_call(MESSAGES[:2])))
+    second = await read(await provider.send(make_call(MESSAGES[:4])))
+    assert [tool.name for tool in first.tool_calls] == ["look"]
+    assert second.text == "It is sunny."
+    assert (await provider.send(make_call(MESSAGES[:3]))).status == 404
+
+
+async def test_an_export_with_a_damaged_link_is_named_by_line(tmp_path: Path) -> None:
+    provider = write(tmp_path / "x.jsonl", {**exported("x"), "after": "no hex"})
+    with pytest.raises(UpstreamFailed, match="line 1"):
+        await provider.send(make_call(HELLO))

@@ -18,7 +18,7 @@ from tocsin.core.wire.render import Answer, words
 from tocsin.providers.playing import Step, play
 
 _encode = msgspec.json.Encoder().encode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class _Recorded(msgspec.Struct, frozen=True):
@@ -33,6 +33,8 @@ class _Line(msgspec.Struct):
     """One line of Tocsin's export, or of OpenAI-message JSONL (``messages``)."""
 
     interaction: dict[str, Any] = {}
+    after: str | None = None
+    """Node (hex) of the history that ``input`` continues; without it, ``input`` is all of it."""
     input: list[msgspec.Raw] | None = None
     output: msgspec.Raw = msgspec.Raw(b"null")
     blobs: dict[str, Any] = {}
@@ -173,9 +175,11 @@ class _Recording:
             status = facts.get("status")
             code = status if isinstance(status, int) else 200
             self._bodies[str(facts["request_body"])] = code, response.encode()
-        nodes = chain(tuple(parse_message(bytes(raw)) for raw in raws))
+        start = bytes.fromhex(line.after) if line.after else ROOT
+        nodes = chain(tuple(parse_message(bytes(raw)) for raw in raws), start)
         self._prefixes.update(node.hash for node in nodes)
-        if bytes(line.output) == b"null" or not nodes:
+        asked = nodes[-1].hash if nodes else start
+        if bytes(line.output) == b"null" or asked == ROOT:
             return
         total, first = facts.get("duration_us") or 0, facts.get("first_chunk_us") or 0
         answer = _answer(
@@ -186,7 +190,7 @@ class _Recording:
         )
         first_s = (first or total) / 1_000_000
         rest_s = (total - first) / 1_000_000 if first else 0.0
-        self._remember(nodes[-1].hash, _Recorded(answer, first_s, rest_s))
+        self._remember(asked, _Recorded(answer, first_s, rest_s))
 
     def _remember(self, node: Hash, recorded: _Recorded) -> None:
         self._answers.setdefault(node, []).append(recorded)
