@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from tocsin.config.defaults import default_upstreams
 from tocsin.config.model import Config
 from tocsin.core.call import Principal
 from tocsin.core.clock import Clock, SystemClock
@@ -32,7 +33,6 @@ from tocsin.providers import (
     Router,
     TokenCounter,
     allowed_hosts,
-    default_upstreams,
     make_providers,
     start_providers,
 )

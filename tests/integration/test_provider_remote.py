@@ -22,7 +22,6 @@ from tocsin.providers import (
     Limits,
     OutboundGuard,
     allowed_hosts,
-    default_upstreams,
     make_providers,
 )
 from tocsin.providers.playing import Step
@@ -310,11 +309,13 @@ async def test_a_setting_that_cannot_work_is_named_at_the_start(
     assert "pw@" not in str(caught.value)
 
 
-def test_a_bare_environment_has_the_upstreams_whose_keys_it_holds() -> None:
-    both = default_upstreams({})
-    assert {name: up.api_key_env for name, up in both.items()} == {"openai": "", "anthropic": ""}
-    one = default_upstreams({"ANTHROPIC_API_KEY": "k"})
-    assert {name: up.kind for name, up in one.items()} == {"anthropic": "anthropic"}
+async def test_without_a_configuration_both_official_apis_are_there() -> None:
+    async with HttpClient() as client:
+        made = make_providers(Config(), client, {})
+    assert {name: provider.kind for name, provider in made.items()} == {
+        "anthropic": "anthropic",
+        "openai": "openai",
+    }
 
 
 def test_loopback_that_the_configuration_names_is_allowed_and_nothing_else() -> None:

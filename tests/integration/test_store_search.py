@@ -91,9 +91,9 @@ def test_bodies_and_image_data_are_not_searched(store: Store) -> None:
 def test_odd_queries_find_something_or_nothing_but_never_fail(store: Store, text: str) -> None:
     store.append([entry(1)])
     store.index()
-    store.runs(Filter(text=text))
-    store.interactions(Filter(text=text))
-    store.overview(Filter(text=text), buckets=2)
+    assert len(store.runs(Filter(text=text)).rows) <= 1
+    assert len(store.interactions(Filter(text=text)).rows) <= 1
+    assert store.overview(Filter(text=text), buckets=2).total.calls <= 1
 
 
 def test_a_query_without_words_finds_nothing_and_an_empty_one_restricts_nothing(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from tocsin.config.defaults import default_upstreams
 from tocsin.config.model import Config, Upstream
 from tocsin.core.errors import ConfigError
 from tocsin.core.policy import Provider
@@ -51,26 +52,10 @@ async def start_providers(providers: Mapping[str, Provider]) -> None:
             await provider.start()
 
 
-def default_upstreams(env: Mapping[str, str]) -> dict[str, Upstream]:
-    """Upstreams without a configuration: the providers whose keys the environment holds.
-
-    With neither key, both, each forwarding its caller's own key.
-    """
-    keys = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-    found = {kind: name for kind, name in keys.items() if env.get(name, "").strip()}
-    if found:
-        return {kind: _upstream(kind, name) for kind, name in found.items()}
-    return {kind: _upstream(kind, "") for kind in keys}
-
-
 def allowed_hosts(config: Config) -> tuple[str, ...]:
     """What the configuration allows by naming it: base URLs and a collector on loopback."""
     urls = [upstream.base_url for upstream in config.upstreams.values()]
     return loopback_authorities([*urls, config.otlp.endpoint])
-
-
-def _upstream(kind: str, key: str) -> Upstream:
-    return Upstream.model_validate({"kind": kind, "api_key_env": key})
 
 
 def _make(
@@ -117,7 +102,6 @@ __all__ = [
     "UpstreamStats",
     "Url",
     "allowed_hosts",
-    "default_upstreams",
     "loopback_authorities",
     "make_providers",
     "start_providers",
