@@ -5,10 +5,12 @@ holds the two together.
 """
 
 from typing import Annotated, Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from tocsin.core.interaction import Mode
+from tocsin.core.ledger import Period, Scope
 
 UpstreamKind = Literal["openai", "anthropic", "local", "replay", "scripted"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -159,6 +161,125 @@ class Target(_Section):
     model: str = Field("", description="Model name to send instead of the caller's.")
 
 
+class LimitSettings(_Section):
+    """One limit on what calls may use. The table's name is the limit's name."""
+
+    scope: Scope = Field(
+        "organisation",
+        description="What has an account of its own: the whole `organisation`, each `feature`, each `key`, each `end_user` or each `run`.",
+    )
+    match: tuple[str, ...] = Field(
+        ("*",),
+        description="Globs over the scope's values (feature names, key names or ids, end users, run ids); others are not limited.",
+    )
+    per: Period = Field(
+        "ever",
+        description="`run`: each run anew, its child runs included. `hour`, `day`, `month`: each window anew. `ever`: never anew.",
+    )
+    rolling: bool = Field(
+        False,
+        description="Windows are the last hour, day or 30 days, not calendar ones. In steps of a sixtieth of the window, never too lenient.",
+    )
+    timezone: str = Field(
+        "UTC", description="Where calendar windows begin, such as `Europe/Berlin`."
+    )
+    usd: float | None = Field(None, ge=0, description="Most US dollars.")
+    tokens: int | None = Field(None, ge=0, description="Most tokens, input and output together.")
+    calls: int | None = Field(None, ge=0, description="Most attempts; retries and fallbacks count.")
+    tool_calls: int | None = Field(
+        None,
+        ge=0,
+        description="Most tool calls that models ask for; one answer may ask for several.",
+    )
+    depth: int | None = Field(
+        None, ge=0, le=1000, description="Most ancestors of a run; 0 forbids child runs."
+    )
+    wall_s: float | None = Field(
+        None,
+        gt=0,
+        description="Longest time from an account's first call: later calls are refused.",
+    )
+    warn_at: tuple[float, ...] = Field(
+        (0.8,), description="Fractions of the limit at which to warn: a header and an alert."
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"no time zone {value!r}; use a name such as Europe/Berlin") from None
+        return value
+
+
+class LedgerSettings(_Section):
+    """How the ledger counts what nobody reports."""
+
+    unreported: Literal["reserved", "estimated"] = Field(
+        "reserved",
+        description="What an attempt counts that was cut before its usage came: all that was `reserved` (limits hold whatever the provider bills), or what came, `estimated`.",
+    )
+    max_output_tokens: int = Field(
+        32_768,
+        gt=0,
+        description="Reserved for a call that names no maximum, when the model's own ceiling is not known.",
+    )
+    image_tokens: int = Field(
+        8_000, gt=0, description="Reserved for each image or file of a request."
+    )
+    lease_fraction: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Most of what is left of an account that one process takes at once, to spend without asking the store.",
+    )
+
+
+class AgentSettings(_Section):
+    """Supervision of runs. Each stage is `off`, `observe` (recorded only) or `enforce`."""
+
+    nudge: Mode = Field(
+        "observe", description="Tell the model, in its next request, what it repeats."
+    )
+    pause: Mode = Field(
+        "observe",
+        description="Hold the run until a person or a rule resumes, redirects or ends it.",
+    )
+    kill: Mode = Field("observe", description="End the run and cut what is in flight.")
+    stream: Mode = Field(
+        "observe", description="Cut an answer that repeats itself while it streams."
+    )
+    role: Literal["system", "developer", "user"] = Field(
+        "system",
+        description="Role of the message that nudges, for the OpenAI dialect. `developer` for OpenAI's own API; other servers may know `system` alone.",
+    )
+    expected_calls: int | None = Field(
+        None,
+        gt=0,
+        description="Calls that a run usually needs; by default learned from finished runs.",
+    )
+    wait_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="How long a call of a paused run waits for a decision before it is answered with `run_paused`.",
+    )
+
+
+class BurnSettings(_Section):
+    """Alerts on how fast money goes, for what no limit covers."""
+
+    factor: float = Field(
+        6.0,
+        gt=1,
+        description="Alert when a feature, key or run spends this many times its usual rate, over a long and a short window.",
+    )
+    min_usd: float = Field(
+        5.0, ge=0, description="... and has spent at least this much in the long window."
+    )
+
+
 class Feature(_Section):
     """One LLM feature of your product. The table's name is the feature's name."""
 
@@ -168,6 +289,9 @@ class Feature(_Section):
     policies: dict[str, Mode] = Field(
         default_factory=dict,
         description="Mode of single policies for this feature: `off`, `observe` or `enforce`.",
+    )
+    agents: AgentSettings | None = Field(
+        None, description="Supervision of this feature's runs; replaces `[agents]` as a whole."
     )
 
 
@@ -210,6 +334,11 @@ class Policies(_Section):
     """Policies in the request path, for all features."""
 
     identity: Mode = Field("enforce", description="Finds the run and conversation of each call.")
+    stops: Mode = Field("enforce", description="Refuses calls that are paused or stopped.")
+    ledger: Mode = Field("enforce", description="Holds calls to the limits.")
+    agents: Mode = Field(
+        "enforce", description="Supervises runs; what each stage does is set in `[agents]`."
+    )
 
 
 class Config(_Section):
@@ -221,6 +350,10 @@ class Config(_Section):
     upstreams: dict[str, Upstream] = Field(default_factory=dict)
     features: dict[str, Feature] = Field(default_factory=dict)
     prices: dict[str, Price] = Field(default_factory=dict)
+    limits: dict[str, LimitSettings] = Field(default_factory=dict)
+    ledger: LedgerSettings = LedgerSettings()
+    agents: AgentSettings = AgentSettings()
+    burn: BurnSettings = BurnSettings()
     otlp: Otlp = Otlp()
     outbound: Outbound = Outbound()
     policies: Policies = Policies()

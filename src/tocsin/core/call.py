@@ -1,6 +1,6 @@
 """``Call``: what the app asks of a model, parsed once. ``Draft``: its record while it happens."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -14,6 +14,9 @@ from tocsin.core.interaction import (
 )
 from tocsin.core.messages import Hash, Message, Node
 from tocsin.core.outcome import Outcome
+
+if TYPE_CHECKING:
+    from tocsin.core.ledger import Budget
 
 Role = Literal["anonymous", "caller", "viewer", "operator", "admin"]
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -42,6 +45,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: str | None = None
     new_from: int = 0
     """Index of the first message that the continued call did not have."""
+    parent_run_id: str | None = None
+    """The run that started this one (``tocsin-parent-run``): it pays for its children."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +96,14 @@ class Draft:
 
     __slots__ = (
         "attempts",
+        "budget",
         "conversation_ref",
         "decisions",
         "error_message",
         "error_type",
         "first_chunk_us",
         "identity",
+        "notices",
         "outcome",
         "output_bytes",
         "response_ref",
@@ -109,6 +116,10 @@ class Draft:
     ) -> None:
         self.attempts: list[Attempt] = []
         self.decisions: list[Decision] = []
+        self.budget: Budget | None = None
+        """Asked before each attempt; set by the ledger."""
+        self.notices: list[tuple[bytes, bytes]] = []
+        """Headers that policies add to the answer, names in lower case."""
         self.identity: Identity | None = None
         self.outcome: Outcome | None = None
         """Set by whoever knows better than the answer itself, such as a policy that denies."""

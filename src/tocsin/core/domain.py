@@ -5,8 +5,11 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from tocsin.core.clock import Clock
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.policy import Policy
+from tocsin.core.stops import Switchboard
+from tocsin.core.supervision import Finding, RunWatch, Supervision
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -37,6 +40,30 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     evidence: tuple[str, ...] = ()
     """Ids of the interactions that show it."""
+
+
+class Services(Protocol):
+    """What the process offers to the policies of domains."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def stops(self) -> Switchboard: ...
+    def supervision(self, feature: str) -> Supervision:
+        """The settings of a feature, as they are now."""
+        ...
+
+    def alert(self, alert: Alert) -> None:
+        """Raise or resolve an alert. Returns at once, from any thread."""
+        ...
+
+    def found(self, finding: Finding) -> None:
+        """Keep a finding for the pages. Returns at once, from any thread."""
+        ...
+
+    def watched(self, run: RunWatch) -> None:
+        """Keep how a run stands; the last word counts. Returns at once, from any thread."""
+        ...
 
 
 class Evaluator(Protocol):
@@ -78,7 +105,8 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     summary: str
-    policies: tuple[Callable[[], Policy], ...] = ()
+    policies: tuple[Callable[[Services], Policy], ...] = ()
+    """A policy that has a method ``learn(call, interaction)`` is told of every call's end."""
     evaluators: tuple[Callable[[], Evaluator], ...] = ()
     detectors: tuple[Callable[[], Detector], ...] = ()
     panels: tuple[Panel, ...] = ()

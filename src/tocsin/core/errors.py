@@ -13,6 +13,9 @@
         ├── Unauthenticated  401: no key, or not one of ours
         ├── Forbidden        403: the key may not do this
         ├── Denied           a policy said no (429 or 403)
+        │   ├── BudgetExceeded 429: an account has not enough left
+        │   ├── RunPaused    409: the run is held until somebody decides
+        │   └── Stopped      403: the run, feature, key or everything was stopped
         ├── PolicyFailed     503: a policy that fails closed crashed or hung
         ├── Unavailable      503: no upstream can take the call now
         └── UpstreamFailed   502/504: the provider gave no answer
@@ -20,6 +23,8 @@
 Every message says what the reader can do. ``retryable`` says whether trying again can help; the
 gateway turns it into ``x-should-retry``, which the official clients obey.
 """
+
+from collections.abc import Mapping
 
 
 class TocsinError(Exception):
@@ -67,9 +72,12 @@ class CallError(TocsinError):
         param: str | None = None,
         retryable: bool | None = None,
         retry_after_s: float | None = None,
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.details = details
+        """Facts for programs, sent as the error's ``tocsin`` object."""
         if status is not None:
             self.status = status
         if code is not None:
@@ -110,6 +118,28 @@ class Denied(CallError):
     status = 429
     code = "denied"
     type = "rate_limit_error"
+
+
+class BudgetExceeded(Denied):
+    """What a call may cost is more than an account has left. ``details`` says which and when."""
+
+    code = "budget_exceeded"
+
+
+class RunPaused(Denied):
+    """The run is held. ``details`` has ``stop_id`` and ``wait``, the path that tells the ending."""
+
+    status = 409
+    code = "run_paused"
+    type = "invalid_request_error"
+
+
+class Stopped(Denied):
+    """The run, feature, key or everything was stopped. ``details`` has ``stop_id``."""
+
+    status = 403
+    code = "stopped"
+    type = "permission_error"
 
 
 class PolicyFailed(CallError):

@@ -44,6 +44,10 @@ RunSource = Literal[
 Mode = Literal["off", "observe", "enforce"]
 
 
+PARENT_RUN = "parent_run"
+"""The attribute that names the run which started this one."""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens of one call. ``None`` is unknown. Input includes what was read from a cache."""
 

@@ -88,8 +88,18 @@ class Router:
         return await Recovery(self, call, targets, result).run()
 
     async def attempt(self, call: Call, target: Target, reason: Reason) -> Reply | UpstreamFailed:
-        """One try, recorded once: a reply of any status, or why there is none."""
+        """One try, recorded once: a reply of any status, or why there is none.
+
+        Raises what the ledger raises when it cannot be paid: then nothing was sent.
+        """
         clock = self._clock
+        if call.draft.budget is not None:
+            await call.draft.budget.attempt(
+                call,
+                upstream=target.name,
+                provider=target.label,
+                model=target.model or call.model,
+            )
         started_at, began = clock.now_us(), clock.monotonic_us()
         target.stats.attempts += 1
         target.circuit.begin(began)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tocsin.core.call import Call, Draft
+from tocsin.core.call import Call, Draft, Identity
 from tocsin.core.errors import CallError, Denied, Forbidden, PolicyFailed, UpstreamFailed
 from tocsin.core.ids import derived_id
-from tocsin.core.interaction import Attempt, Interaction, Usage
+from tocsin.core.interaction import PARENT_RUN, Attempt, Interaction, Usage
 from tocsin.core.messages import Message, content_hash, link, parse_message
 from tocsin.core.outcome import Outcome, outcome_of
 from tocsin.core.policy import Reply
@@ -142,10 +142,16 @@ class Exchange:
         call = self._call
         try:
             interaction, output = self._interaction(response)
+        except Exception:
+            log.exception("call %s could not be read; its record is what the journal has", call.id)
+            if call.draft.budget is not None:
+                call.draft.budget.abandon()
+            return
+        try:
             self._runtime.recorder.finish(call, interaction, output=output, response=response)
-            self._runtime.learn(call, interaction)
         except Exception:
             log.exception("call %s could not be recorded", call.id)
+        self._runtime.learn(call, interaction, output)
 
     def _interaction(self, response: bytes | None) -> tuple[Interaction, Message | None]:
         call, reader = self._call, self._reader
@@ -185,6 +191,7 @@ class Exchange:
             tool_results=answered,
             response_body=content_hash(response) if response else None,
             output_bytes=draft.output_bytes,
+            attributes=_facts(identity),
         ), output
 
     def _clean(self, text: str | None) -> str | None:
@@ -310,6 +317,12 @@ def _asked(call: Call) -> dict[str, Any]:
         "request_body": content_hash(call.body) if call.body and not messages else None,
         "input_bytes": len(call.body),
     }
+
+
+def _facts(identity: Identity | None) -> dict[str, str]:
+    if identity is None or identity.parent_run_id is None:
+        return {}
+    return {PARENT_RUN: identity.parent_run_id}
 
 
 def _outcome_of_error(error: CallError) -> Outcome:

@@ -15,8 +15,9 @@ In this order:
    rewritten the history;
 6. a client's own retry of a first call (``x-stainless-retry-count``), by its messages.
 
-Anything else begins a new run. In particular a call without any answer in its messages begins a
-run even if another run began with the same messages.
+Anything else begins a new run. The ``tocsin-parent-run`` header names the run that started this
+one; it has no part in finding the run. In particular a call without any answer in its messages
+begins a run even if another run began with the same messages.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from tocsin.core.call import Call, Identity
 from tocsin.core.clock import Clock
 from tocsin.core.ids import derived_id, is_safe_id, new_id
 from tocsin.core.interaction import Interaction, RunSource
-from tocsin.core.messages import Hash
+from tocsin.core.messages import Hash, Message
 from tocsin.core.policy import FailureMode, Next, Reply
 
 Lookup = Callable[[Sequence[Hash], Sequence[str]], "Sequence[Seen]"]
@@ -102,6 +103,9 @@ class IdentityPolicy:
             if last >= 0 and self._answers.get(call.nodes[last].hash) is None:
                 await self._recall(call)
             identity = self._stitched(call, last) or self._new(call)
+        parent = call.header(b"tocsin-parent-run")
+        if parent is not None:
+            identity = _child(identity, parent.decode("latin-1"))
         call.draft.identity = identity
         return await next(call)
 
@@ -243,7 +247,7 @@ class IdentityPolicy:
             for answer in answers:
                 self._tools.add(answer, seen)
 
-    def learn(self, call: Call, interaction: Interaction) -> None:
+    def learn(self, call: Call, interaction: Interaction, output: Message | None = None) -> None:
         """Remember a call that ended, so that the next one finds it."""
         identity = call.draft.identity
         if identity is None or interaction.input_node is None:
@@ -265,6 +269,13 @@ class IdentityPolicy:
             self._responses.add(interaction.response_id, seen)
         for tool_id in call.draft.tool_ids:
             self._tools.add(tool_id, seen)
+
+
+def _child(identity: Identity, parent: str) -> Identity:
+    """The identity with its parent run, where that can be one."""
+    if not is_safe_id(parent) or parent == identity.run_id:
+        return identity
+    return msgspec.structs.replace(identity, parent_run_id=parent)
 
 
 def _answered(call: Call) -> int:

@@ -8,6 +8,7 @@ from tocsin.core.call import Call
 from tocsin.core.clock import Clock
 from tocsin.core.errors import CallError
 from tocsin.core.interaction import Interaction, Mode
+from tocsin.core.messages import Message
 from tocsin.core.policy import Next, Policy
 from tocsin.core.redact import Redactor
 from tocsin.runtime.exchange import Exchange
@@ -23,7 +24,9 @@ Modes = Callable[[str, str], Mode]
 class Learner(Protocol):
     """Something that must know of a call's end before its caller does, such as stitching."""
 
-    def learn(self, call: Call, interaction: Interaction) -> None: ...
+    def learn(self, call: Call, interaction: Interaction, output: Message | None) -> None:
+        """``output`` is the answer as far as it came."""
+        ...
 
 
 class Runtime:
@@ -77,11 +80,11 @@ class Runtime:
             found = self._onions[feature] = nest(chosen, self._dispatch, self.watch)
         return found
 
-    def learn(self, call: Call, interaction: Interaction) -> None:
+    def learn(self, call: Call, interaction: Interaction, output: Message | None) -> None:
         """Tell the learners; one that fails does not break the call."""
         for learner in self._learners:
             try:
-                learner.learn(call, interaction)
+                learner.learn(call, interaction, output)
             except Exception:
                 log.exception("%s could not learn of call %s", type(learner).__name__, call.id)
 

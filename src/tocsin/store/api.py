@@ -11,9 +11,13 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from tocsin.core.call import Role
+from tocsin.core.domain import Alert
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.messages import Hash, Message
 from tocsin.core.outcome import Outcome
+from tocsin.core.stops import Ending, Stop
+from tocsin.core.supervision import Finding, RunWatch
+from tocsin.store.ledger_api import LedgerBook
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while long work goes on."""
@@ -212,6 +216,17 @@ class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class AlertRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An alert as it stands; the same fingerprint is one row."""
+
+    alert: Alert
+    """The last word on it."""
+    first_at: int
+    """When it began to fire (this time)."""
+    count: int
+    """How often it was raised since."""
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that ``verify`` found damaged."""
 
@@ -317,6 +332,54 @@ class Store(Protocol):
     def set_cursor(self, consumer: str, seq: int) -> None: ...
     def record_audit(self, row: AuditRow) -> None: ...
     def audit(self, *, limit: int = 100) -> list[AuditRow]: ...
+
+    # -- supervision --
+    def add_stop(self, stop: Stop) -> Stop:
+        """Keep a stop. Returns the one that stands already for the same scope and value with this
+        or a stronger action, when there is one, and keeps nothing new then."""
+        ...
+
+    def end_stop(self, stop_id: str, ending: Ending, *, by: str, at: int, note: str = "") -> Stop:
+        """Raises ``NotFound``, or ``InputError`` when it has ended already."""
+        ...
+
+    def note_cut(self, stop_id: str, cut: int, took_us: int) -> None:
+        """Add calls that a process has cut; the longest time of all processes is kept."""
+        ...
+
+    def stops_version(self) -> int:
+        """Grows with every change to the stops. Cheap: asked several times a second."""
+        ...
+
+    def stops(self, *, standing: bool = False, limit: int = 200) -> list[Stop]:
+        """Newest first."""
+        ...
+
+    def stop(self, stop_id: str) -> Stop | None: ...
+    def raise_alerts(self, alerts: Sequence[Alert]) -> None: ...
+    def alerts(self, *, firing: bool = False, limit: int = 200) -> list[AlertRow]:
+        """Last changed first."""
+        ...
+
+    def add_findings(self, findings: Sequence[Finding]) -> None:
+        """The same (run, call, detector, stage) again replaces what was there."""
+        ...
+
+    def findings(self, *, run_id: str | None = None, limit: int = 500) -> list[Finding]:
+        """Of one run in order; without a run, newest first."""
+        ...
+
+    def save_watches(self, runs: Sequence[RunWatch]) -> None: ...
+    def watches(self, *, since: int, limit: int = 100) -> list[RunWatch]:
+        """Runs with a call since then, most ``tokens_since_new`` first."""
+        ...
+
+    def watch(self, run_id: str) -> RunWatch | None: ...
+
+    @property
+    def ledger(self) -> LedgerBook:
+        """The accounts, for the ledger."""
+        ...
 
     # -- care --
     def fold(self) -> int:

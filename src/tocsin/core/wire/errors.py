@@ -1,5 +1,6 @@
 """Error bodies and error words of either dialect."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -43,19 +44,32 @@ def error_type(dialect: Dialect, status: int) -> str:
 
 def error_body(dialect: Dialect, error: CallError) -> bytes:
     """``error`` as the JSON body that clients of ``dialect`` read."""
-    if dialect == "anthropic":
-        return error_json(dialect, error.message, kind=error_type(dialect, error.status))
-    return error_json(dialect, error.message, kind=error.type, code=error.code, param=error.param)
+    kind = error_type(dialect, error.status) if dialect == "anthropic" else error.type
+    facts = None if error.details is None else {"code": error.code, **error.details}
+    return error_json(
+        dialect, error.message, kind=kind, code=error.code, param=error.param, facts=facts
+    )
 
 
 def error_json(
-    dialect: Dialect, message: str, *, kind: str, code: str | None = None, param: str | None = None
+    dialect: Dialect,
+    message: str,
+    *,
+    kind: str,
+    code: str | None = None,
+    param: str | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> bytes:
-    """An error body from its parts. Anthropic's has no ``code`` and no ``param``."""
-    if dialect == "anthropic":
-        return _encode({"type": "error", "error": {"type": kind, "message": message}})
-    error: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
-    return _encode({"error": error})
+    """An error body from its parts. Anthropic's has no ``code`` and no ``param``; ``facts`` become
+    the ``tocsin`` object of either."""
+    error: dict[str, Any] = {"type": kind, "message": message}
+    if dialect != "anthropic":
+        error = {"message": message, "type": kind, "param": param, "code": code}
+    if facts is not None:
+        error["tocsin"] = facts
+    return _encode(
+        {"type": "error", "error": error} if dialect == "anthropic" else {"error": error}
+    )
 
 
 def error_event(dialect: Dialect, error: CallError) -> bytes:

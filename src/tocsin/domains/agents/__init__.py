@@ -1,0 +1,1 @@
+"""Agents that loop, spend and get nowhere: found from what they do, and stopped in stages."""

@@ -1,0 +1,1 @@
+"""Reserve before dispatch, settle after: limits that hold under concurrency and crash."""
