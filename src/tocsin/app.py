@@ -17,15 +17,19 @@ import msgspec
 
 from tocsin.config.defaults import default_upstreams
 from tocsin.config.model import Config
+from tocsin.config.supervision import supervision_of
 from tocsin.core.call import Principal
 from tocsin.core.clock import Clock, SystemClock
 from tocsin.core.domain import Domain
 from tocsin.core.errors import ConfigError, InputError
-from tocsin.core.interaction import Entry, Mode
+from tocsin.core.interaction import Entry, Interaction, Mode
 from tocsin.core.messages import Hash
-from tocsin.core.policy import Policy, Provider
+from tocsin.core.policy import Next, Policy, Provider
 from tocsin.core.redact import Redactor
+from tocsin.core.stops import Switchboard
+from tocsin.core.supervision import Burn, Supervision
 from tocsin.domains import DOMAINS
+from tocsin.ledger import Ledger, LedgerPolicy, limits_of
 from tocsin.providers import (
     HttpClient,
     OutboundGuard,
@@ -36,12 +40,15 @@ from tocsin.providers import (
     make_providers,
     start_providers,
 )
+from tocsin.runtime.desk import Desk
 from tocsin.runtime.enrich import Enricher
 from tocsin.runtime.identity import IdentityPolicy, Seen
 from tocsin.runtime.recorder import Recorder
 from tocsin.runtime.records import Ingested
-from tocsin.runtime.runtime import Runtime
+from tocsin.runtime.runtime import Learner, Runtime
+from tocsin.runtime.stops import StopsPolicy, Switch
 from tocsin.store import Store, open_store
+from tocsin.worker.detecting import detecting_job, flush_job
 from tocsin.worker.export import Exporter
 from tocsin.worker.jobs import Job, Worker, store_jobs
 
@@ -50,8 +57,49 @@ log = logging.getLogger("tocsin.app")
 ENTRY_POINTS = "tocsin.domains"
 """The entry-point group by which third-party packages contribute a ``Domain``."""
 
-PATH: tuple[str, ...] = ("identity",)
+PATH: tuple[str, ...] = ("identity", "stops", "ledger")
 """Order of the built-in policies, outermost first. Policies of domains come after them."""
+
+
+class _Services:
+    """What domains get of the process (``core.domain.Services``)."""
+
+    def __init__(self, app: "App") -> None:
+        self._app = app
+        self._supervision: dict[str, Supervision] = {}
+        self._config: Config | None = None
+        self.clock = app.clock
+        self.stops: Switchboard = app.switch
+        self.alert = app.desk.alert
+        self.found = app.desk.found
+        self.watched = app.desk.watched
+
+    def supervision(self, feature: str) -> Supervision:
+        """A feature's settings; worked out once for each configuration."""
+        config = self._app.config
+        if self._config is not config or len(self._supervision) > 10_000:
+            self._config, self._supervision = config, {}
+        found = self._supervision.get(feature)
+        if found is None:
+            mode = _modes(config)(feature, "agents")
+            found = self._supervision[feature] = supervision_of(config, feature, mode)
+        return found
+
+    @property
+    def burn(self) -> Burn:
+        """``[burn]`` as it was at the start."""
+        return Burn(factor=self._app.config.burn.factor, min_usd=self._app.config.burn.min_usd)
+
+    def price(self, interaction: Interaction) -> int | None:
+        """By the price list, once it is loaded: the record itself is priced later, off the path."""
+        if interaction.usage.source != "reported" or not self._app.pricer.loaded:
+            return interaction.cost_nano_usd
+        return self._app.pricer(
+            interaction.provider or "",
+            interaction.response_model or interaction.request_model,
+            interaction.usage,
+            interaction.started_at,
+        )[0]
 
 
 class App:
@@ -66,6 +114,7 @@ class App:
         store: Store,
         providers: Mapping[str, Provider] | None,
         domains: tuple[Domain, ...],
+        dispatch: Next | None = None,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -73,7 +122,7 @@ class App:
         self.domains = domains
         self.data_dir = Path(config.server.data_dir)
         self._env = env
-        self._given = providers
+        self._given, self._dispatch = providers, dispatch
         self.client = _client(config)
         self.providers: dict[str, Provider] = {}
         self.pricer = Pricer(config.prices)
@@ -93,18 +142,22 @@ class App:
             stored=self._stored,
             sync=config.store.journal_sync == "disk",
         )
-        self.policies = self._policies()
+        self.desk = Desk(store, clock)
+        """Where alerts, findings and the state of runs wait for the store."""
+        self.switch = Switch(store, clock)
+        self.ledger = Ledger(
+            store.ledger,
+            self.data_dir / "ledger",
+            clock,
+            limits=limits_of(config),
+            settings=config.ledger,
+            pricer=self.pricer,
+            alert=self.desk.alert,
+        )
+        self.services = _Services(self)
         self.policies = self._policies()
         """The request path, outermost first."""
-        self.runtime = Runtime(
-            policies=self.policies,
-            modes=_modes(config),
-            dispatch=self.router,
-            recorder=self.recorder,
-            clock=clock,
-            learners=(self.identity,),
-            redactor=Redactor(secrets_of(config, env)),
-        )
+        self.runtime = self._runtime(config)
         self.worker = Worker(self._jobs())
         self._ticker: asyncio.TimerHandle | None = None
         self._warming: asyncio.Future[None] | None = None
@@ -117,6 +170,8 @@ class App:
         if recovered:
             log.warning("recovered %d calls that an earlier process left unfinished", recovered)
         self.runtime.watch.start()
+        await self.ledger.start()
+        await self.switch.start(self.runtime)
         self.worker.start()
         await start_providers(self.providers)
         self._tick()
@@ -129,10 +184,13 @@ class App:
             self._ticker.cancel()
         self.runtime.watch.stop()
         await self.worker.stop()
+        await self.switch.stop()
+        await self.ledger.stop()
         if self._warming is not None:
             await asyncio.wait([self._warming])
         self._reader.shutdown(wait=True)
         await asyncio.to_thread(self.recorder.close)
+        await asyncio.to_thread(self.desk.close)
         for task in self._retiring:
             task.cancel()
         for provider in self.providers.values():
@@ -163,6 +221,7 @@ class App:
             if old != new
         ]
         old = self.providers
+        limits = limits_of(config)
         providers = self._make_providers(config)
         needs_restart += [
             f"upstreams.{name}"
@@ -172,9 +231,10 @@ class App:
         self.router = Router(config, providers, self.clock, _balancer())
         self.providers = providers
         self.pricer.configure(config.prices)
+        self.ledger.configure(limits, config.ledger)
         self.runtime.configure(
             modes=_modes(config),
-            dispatch=self.router,
+            dispatch=self._dispatch or self.router,
             redactor=Redactor(secrets_of(config, self._env)),
         )
         self.config = config
@@ -198,18 +258,41 @@ class App:
                 made[name] = self.providers.get(name, made[name])
         return made
 
+    def _runtime(self, config: Config) -> Runtime:
+        return Runtime(
+            policies=self.policies,
+            modes=_modes(config),
+            dispatch=self._dispatch or self.router,
+            recorder=self.recorder,
+            clock=self.clock,
+            learners=tuple(policy for policy in self.policies if isinstance(policy, Learner)),
+            redactor=Redactor(secrets_of(config, self._env)),
+        )
+
     def _policies(self) -> tuple[Policy, ...]:
         """The request path, outermost first."""
-        built_in: dict[str, Policy] = {"identity": self.identity}
+
+        def mode(feature: str) -> Mode:
+            return _modes(self.config)(feature, "ledger")
+
+        services = self.services
+        built_in: dict[str, Policy] = {
+            "identity": self.identity,
+            "stops": StopsPolicy(self.switch, services.supervision),
+            "ledger": LedgerPolicy(self.ledger, mode),
+        }
         own = tuple(built_in[name] for name in PATH)
-        return own + tuple(make() for domain in self.domains for make in domain.policies)
+        return own + tuple(make(services) for domain in self.domains for make in domain.policies)
 
     def _jobs(self) -> tuple[Job, ...]:
         jobs = store_jobs(self.store, self.config.store, self.clock)
         otlp = self.config.otlp
         if otlp.endpoint:
             jobs += (self._exporter().job(),)
-        return jobs
+        detectors = tuple(
+            make(self.services) for domain in self.domains for make in domain.detectors
+        )
+        return (*jobs, flush_job(self.desk.flush), detecting_job(self.store, detectors))
 
     def _exporter(self) -> Exporter:
         otlp = self.config.otlp
@@ -302,11 +385,12 @@ def build(
     env: Mapping[str, str] | None = None,
     clock: Clock | None = None,
     providers: Mapping[str, Provider] | None = None,
+    dispatch: Next | None = None,
 ) -> App:
     """Open the store and put an ``App`` together. Nothing runs before ``App.start``.
 
-    ``providers`` replaces those of the configuration (tests, SDK). Raises ``ConfigError`` or
-    ``StoreError``.
+    ``providers`` replaces those of the configuration (tests, SDK); ``dispatch`` takes the place of
+    the router (SDK). Raises ``ConfigError`` or ``StoreError``.
     """
     clock = clock or SystemClock()
     data_dir = Path(config.server.data_dir)
@@ -320,6 +404,7 @@ def build(
             store=store,
             providers=providers,
             domains=all_domains(),
+            dispatch=dispatch,
         )
     except BaseException:
         store.close()

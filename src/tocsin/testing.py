@@ -11,23 +11,37 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from tocsin.config.model import StoreSettings
-from tocsin.core.call import Call, Draft, Principal
+from tocsin.core.call import Call, Draft, Identity, Principal
 from tocsin.core.clock import Clock
-from tocsin.core.domain import Alert, Command, Detector, Domain, Evaluator, Panel, Score, Severity
-from tocsin.core.errors import CallError
+from tocsin.core.domain import (
+    Alert,
+    Command,
+    Detector,
+    Domain,
+    Evaluator,
+    Panel,
+    Score,
+    Services,
+    Severity,
+)
+from tocsin.core.errors import CallError, NotFound
 from tocsin.core.ids import derived_id
 from tocsin.core.interaction import Attempt, Entry, Interaction, Usage
 from tocsin.core.messages import chain, parse_message
 from tocsin.core.outcome import OUTCOMES
 from tocsin.core.policy import FailureMode, Policy, Reply
+from tocsin.core.stops import Ending, Stop, StopAction, StopScope, Switchboard
+from tocsin.core.supervision import Burn, Evidence, Finding, RunWatch, Supervision
 from tocsin.providers.playing import Step
 from tocsin.providers.scripted import ScriptedProvider, error, text
 from tocsin.store import Store, open_store
+
+T = TypeVar("T")
 
 StoreKind = Literal["sqlite", "postgres"]
 
@@ -90,6 +104,110 @@ def temporary_store(
         yield store
 
 
+# -- what a domain gets of the process --
+
+
+class ScriptedServices:
+    """``core.domain.Services`` without a process: remembers what a policy says.
+
+    ``settings`` are those of every feature. ``stops`` is a switchboard in memory.
+    """
+
+    def __init__(
+        self, settings: Supervision | None = None, *, clock: FakeClock | None = None
+    ) -> None:
+        self.clock: Clock = clock or FakeClock()
+        self.stops: Switchboard = _Stops(self.clock)
+        self.settings = settings or Supervision()
+        self.burn = Burn()
+        self.alerts: list[Alert] = []
+        self.findings: list[Finding] = []
+        self.watches: dict[str, RunWatch] = {}
+
+    def supervision(self, feature: str) -> Supervision:
+        """The same settings for every feature."""
+        return self.settings
+
+    def price(self, interaction: Interaction) -> int | None:
+        """What the record says."""
+        return interaction.cost_nano_usd
+
+    def alert(self, alert: Alert) -> None:
+        """Remember an alert."""
+        self.alerts.append(alert)
+
+    def found(self, finding: Finding) -> None:
+        """Remember a finding."""
+        self.findings.append(finding)
+
+    def watched(self, run: RunWatch) -> None:
+        """Remember how a run stands: the last word."""
+        self.watches[run.run_id] = run
+
+
+class _Stops:
+    """A switchboard that knows runs alone and keeps nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stops: dict[str, Stop] = {}
+        self._notes: dict[str, str] = {}
+
+    def standing(self, call: Call) -> Stop | None:
+        identity = call.draft.identity
+        return self._of(identity.run_id) if identity is not None else None
+
+    def _of(self, value: str) -> Stop | None:
+        stops = [s for s in self._stops.values() if s.value == value and s.standing]
+        return stops[-1] if stops else None
+
+    def redirect(self, run_id: str) -> str | None:
+        return self._notes.pop(run_id, None)
+
+    async def give(
+        self,
+        scope: StopScope,
+        value: str,
+        action: StopAction,
+        *,
+        reason: str,
+        by: str,
+        feature: str = "",
+        evidence: tuple[Evidence, ...] = (),
+    ) -> Stop:
+        known = self._of(value)
+        if known is not None and (known.action == "kill" or action == "pause"):
+            return known
+        stop = Stop(
+            id=f"stop_{len(self._stops) + 1}",
+            scope=scope,
+            value=value,
+            action=action,
+            reason=reason,
+            by=by,
+            at=self._clock.now_us(),
+            feature=feature,
+            evidence=evidence,
+        )
+        self._stops[stop.id] = stop
+        return stop
+
+    async def lift(self, stop_id: str, ending: Ending, *, by: str, note: str = "") -> Stop:
+        if stop_id not in self._stops:
+            raise NotFound(f"there is no stop {stop_id}")
+        ended = msgspec.structs.replace(
+            self._stops[stop_id],
+            ended_at=self._clock.now_us(),
+            ended_by=by,
+            ending=ending,
+            note=note,
+        )
+        self._stops[stop_id] = ended
+        if ending == "redirected":
+            self._notes[ended.value] = note
+        return ended
+
+
 # -- the conformance kit --
 
 
@@ -103,11 +221,15 @@ def check_domain(domain: Domain, *, reserved_commands: Sequence[str] = ()) -> No
         raise AssertionError(f"{domain!r} is no tocsin.core.domain.Domain")
     wrong = [
         *_check_names(domain, reserved_commands),
-        *(f"policy {_name_of(make)}: {w}" for make in domain.policies for w in _check_policy(make)),
+        *(
+            f"policy {_name_of(make)}: {w}"
+            for make in map(_served, domain.policies)
+            for w in _check_policy(make)
+        ),
         *(f"evaluator {_name_of(m)}: {w}" for m in domain.evaluators for w in _check_evaluator(m)),
         *(
             f"detector {_name_of(make)}: {w}"
-            for make in domain.detectors
+            for make in map(_served, domain.detectors)
             for w in _check_detector(make)
         ),
         *(f"panel {panel.name}: {w}" for panel in domain.panels for w in _check_panel(panel)),
@@ -177,6 +299,17 @@ def _entry(number: int, said: Sequence[bytes], answer: bytes | None, **fields: A
     return Entry(interaction=interaction, input=messages, nodes=nodes, output=output)
 
 
+def _served(make: Callable[[Services], T]) -> Callable[[], T]:
+    """A factory with services of its own, every stage enforced."""
+
+    def made() -> T:
+        acting = Supervision(nudge="enforce", pause="enforce", kill="enforce", stream="enforce")
+        return make(ScriptedServices(acting))
+
+    made.__name__ = getattr(make, "__name__", repr(make))
+    return made
+
+
 def _name_of(make: Any) -> str:
     try:
         return str(make().name)
@@ -190,9 +323,9 @@ def _check_names(domain: Domain, reserved: Sequence[str]) -> Iterator[str]:
     if not domain.summary.strip() or "\n" in domain.summary:
         yield "its summary must be one sentence on one line"
     for kind, names in (
-        ("policies", [_name_of(make) for make in domain.policies]),
+        ("policies", [_name_of(make) for make in map(_served, domain.policies)]),
         ("evaluators", [_name_of(make) for make in domain.evaluators]),
-        ("detectors", [_name_of(make) for make in domain.detectors]),
+        ("detectors", [_name_of(make) for make in map(_served, domain.detectors)]),
         ("panels", [panel.name for panel in domain.panels]),
         ("commands", [command.name for command in domain.commands]),
     ):
@@ -268,6 +401,8 @@ async def _check_policy_on(policy: Policy, call: Call) -> list[str]:
 
 def _call_of(entry: Entry) -> Call:
     interaction = entry.interaction
+    draft = Draft()
+    draft.identity = Identity(run_id=interaction.run_id, run_source=interaction.run_source)
     return Call(
         id=interaction.id,
         source=interaction.source,
@@ -284,7 +419,7 @@ def _call_of(entry: Entry) -> Call:
         stream=interaction.stream,
         messages=entry.input,
         nodes=entry.nodes[: len(entry.input)],
-        draft=Draft(),
+        draft=draft,
     )
 
 
@@ -399,6 +534,7 @@ def _check_command(command: Command) -> Iterator[str]:
 __all__ = [
     "FakeClock",
     "ScriptedProvider",
+    "ScriptedServices",
     "Step",
     "StoreKind",
     "check_domain",

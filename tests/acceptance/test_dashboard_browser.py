@@ -1,30 +1,19 @@
 """The pages in a real browser: keyboard, brushing, live rows, themes, copies, accessibility."""
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from dashboard_site import SECRET, Site, running
+from dashboard_tab import Tab, axe_source, launched, violations
 from dashboard_world import HOUR, NOW, hostile_run, long_run, tool_run, world
 from tocsin.core.ids import derived_id
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = os.environ.get("TOCSIN_CHROMIUM") or shutil.which("chromium") or ""
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
 LONG = derived_id("run", "long", "450")
 EVIL = derived_id("run", "hostile")
 LOOP = derived_id("run", "support-agent", "9001")
@@ -46,35 +35,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        path = CHROMIUM or playwright.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip(
-                "NO BROWSER: the pages were NOT tested. Install chromium, or name one in "
-                "TOCSIN_CHROMIUM"
-            )
-        made = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield made
-        made.close()
-
-
-class Tab:
-    """A page whose every complaint (error, refused by policy, dialog) fails the test."""
-
-    def __init__(self, context: BrowserContext, site: Site) -> None:
-        self.complaints: list[str] = []
-        self.site = site
-        self.page: Page = context.new_page()
-        self.page.clock.set_fixed_time(NOW / 1_000_000)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on(
-            "console",
-            lambda said: self.complaints.append(said.text) if said.type == "error" else None,
-        )
-
-    def open(self, path: str) -> Page:
-        self.page.goto(self.site.url + path)
-        return self.page
+    with launched() as found:
+        yield found
 
 
 @pytest.fixture
@@ -352,6 +314,7 @@ EVERY_PAGE = (
     f"/runs/{EVIL}",
     f"/calls/{derived_id('call', EVIL, '0')}",
     f"/calls/{derived_id('call', LOOP, '2')}?messages=all",
+    "/supervisor",
     "/spend?by=model",
     "/settings",
     "/nowhere",
@@ -387,30 +350,10 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, site: Site, width: i
     context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The source of axe-core, from npm."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("NPM IS MISSING: the accessibility of the pages was NOT checked")
-    folder = tmp_path_factory.mktemp("axe")
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        pytest.skip(
-            f"NPM COULD NOT GET axe-core, accessibility was NOT checked: {done.stderr[-300:]}"
-        )
-    return (folder / "node_modules/axe-core/axe.min.js").read_text()
-
-
-def violations(page: Page, axe: str) -> list[str]:
-    page.evaluate(axe)
-    found: dict[str, Any] = page.evaluate("axe.run({resultTypes: ['violations']})")
-    return [
-        f"{v['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
-        for v in found["violations"]
-        for node in v["nodes"][:3]
-    ]
+    return axe_source(tmp_path_factory.mktemp("axe"))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
@@ -428,5 +371,5 @@ def test_axe_finds_nothing_on_any_page(
 
 def test_axe_finds_nothing_on_empty_pages(context: BrowserContext, empty: Site, axe: str) -> None:
     tab = Tab(context, empty)
-    paths = ("/", "/runs", "/calls", "/spend", "/settings")
+    paths = ("/", "/runs", "/calls", "/supervisor", "/spend", "/settings")
     assert {path: bad for path in paths if (bad := violations(tab.open(path), axe))} == {}

@@ -28,7 +28,7 @@ from tocsin.core.ids import derived_id
 from tocsin.dashboard import CONTENT_SECURITY_POLICY, ROUTES
 from tocsin.store import Filter
 
-PAGES = ("/", "/runs", "/calls", "/spend", "/settings")
+PAGES = ("/", "/runs", "/calls", "/supervisor", "/spend", "/settings")
 FORM = {"csrf": "form-token"}
 SAME = {"sec_fetch_site": "same-origin"}
 

@@ -60,7 +60,9 @@ def test_a_wrong_table_gets_the_nearest_right_one(tmp_path: Path) -> None:
 
 def test_a_name_that_is_near_to_none_gets_all_that_are_possible(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, "[policies]\nzzz = 1\n")
-    assert found.endswith("there is no such setting; possible here: `identity`")
+    assert found.endswith(
+        "there is no such setting; possible here: `identity`, `stops`, `ledger`, `agents`"
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,11 @@ def test_the_file_in_the_folder_is_found_unless_another_is_named(tmp_path: Path)
 def test_what_changed_between_two_configurations_is_named(tmp_path: Path) -> None:
     old = load(write(tmp_path, "[upstreams.a]\n"), {})
     new = load(write(tmp_path, "[upstreams.a]\nretries = 0\n[features.f]\n"), {})
-    assert changed(old, new) == ("upstreams.a.retries", "features.f.targets")
+    assert changed(old, new) == (
+        "upstreams.a.retries",
+        "features.f.targets",
+        "features.f.agents",
+    )
     assert changed(old, old) == ()
 
 

@@ -8,7 +8,7 @@ import typer
 from tocsin.app import all_domains
 from tocsin.cli.commands import app
 from tocsin.core.call import Call
-from tocsin.core.domain import Alert, Command, Domain, Panel, Score
+from tocsin.core.domain import Alert, Command, Domain, Panel, Score, Services
 from tocsin.core.errors import Denied
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.policy import FailureMode, Next, Reply
@@ -23,6 +23,9 @@ class Polite:
     name = "polite"
     failure: FailureMode = "open"
     timeout_s = 1.0
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
 
     async def __call__(self, call: Call, next: Next) -> Reply:
         return await next(call)
@@ -41,7 +44,7 @@ class Counting:
     name = "counting"
     version = "1"
 
-    def __init__(self) -> None:
+    def __init__(self, services: Services) -> None:
         self.errors = 0
 
     def observe(self, interaction: Interaction) -> Iterable[Alert]:
@@ -126,7 +129,7 @@ class Shared(Polite):
 
     _one: "Shared | None" = None
 
-    def __new__(cls) -> "Shared":
+    def __new__(cls, services: Services) -> "Shared":
         cls._one = cls._one or super().__new__(cls)
         return cls._one
 

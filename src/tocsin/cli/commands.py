@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from tocsin.cli import orders
 from tocsin.cli.extensions import Commands
 from tocsin.cli.guard import guarded
+from tocsin.cli.options import ConfigFile, Json
+from tocsin.cli.options import example as _example
 
 app = typer.Typer(
     cls=Commands,
@@ -29,11 +32,6 @@ keys_app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings; default: $TOCSIN_CONFIG, then ./tocsin.toml."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Since = Annotated[
     str | None, typer.Option(help="From: 30m, 24h, 7d, 2w, a date such as 2026-11-01, or all.")
 ]
@@ -51,11 +49,6 @@ Source = Annotated[str | None, typer.Option(help="Only from: gateway, sdk, otlp 
 Text = Annotated[
     str | None, typer.Option("--search", "-q", help="Only where a message contains these words.")
 ]
-
-
-def _example(*lines: str) -> str:
-    """Examples below a command's options, one a line."""
-    return "\b\n" + "\n".join(("Examples:", *(f"  {line}" for line in lines)))
 
 
 @app.callback(invoke_without_command=True)
@@ -122,6 +115,7 @@ def demo(
         "tocsin replay traces.jsonl",
         "tocsin replay export.json.gz --html report.html",
         "tocsin replay runs/*.json --keep --feature support",
+        "tocsin replay traces.jsonl --policy agents",
     )
 )
 @guarded
@@ -137,16 +131,33 @@ def replay(
     feature: Annotated[
         str, typer.Option(help="Feature of what the file assigns to none.")
     ] = "default",
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Say what this policy would have done instead: agents."),
+    ] = None,
 ) -> int:
     """Report on traces of other systems: runs, tools, spend, loops.
 
     Reads OpenAI messages (JSONL), OTLP (JSON, protobuf), Langfuse and LangSmith exports, tau-bench
     trajectories and Tocsin's own export. Records that cannot be read are counted and named by line,
     and make the exit code 1.
+
+    With --policy agents it says where the supervisor would have nudged, paused and killed runs,
+    what that would have saved and, where the file tells success from failure, how often it would
+    have been right, beside the rule of three identical calls.
     """
     from tocsin.cli.replay import replay as run
 
-    return run(files, config, json=json, html=html, keep=keep, format=format, feature=feature)
+    return run(
+        files,
+        config,
+        json=json,
+        html=html,
+        keep=keep,
+        format=format,
+        feature=feature,
+        policy=policy,
+    )
 
 
 @app.command(epilog=_example("tocsin login"))
@@ -284,6 +295,11 @@ def spend(
 
     where = {"since": since, "until": until, "feature": feature, "model": model, "end_user": user}
     return run(config, where, by=by, top=top, json=json)
+
+
+# -- stopping and limiting --
+
+app.add_typer(orders.app)
 
 
 # -- keys --

@@ -48,9 +48,15 @@ def document() -> str:
 def _section(title: str, command: Any) -> Iterator[str]:
     """A heading, what the command does, its options and an example; or those of its commands."""
     if hasattr(command, "commands"):
+        if command.invoke_without_command:
+            yield from _own(title, command)
         for name, inner in command.commands.items():
             yield from _section(f"{title} {name}", inner)
-        return
+    else:
+        yield from _own(title, command)
+
+
+def _own(title: str, command: Any) -> Iterator[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = "".join(
         f" [{p.name.upper()}]" if not p.required else f" {p.name.upper()}{'...' * (p.nargs < 0)}"

@@ -1,7 +1,7 @@
 """Puts the front doors together: an ``App`` behind the gateway, the admin API and the pages."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -15,11 +15,13 @@ from tocsin.cli.context import Settings
 from tocsin.cli.keys import base_url
 from tocsin.config.load import load
 from tocsin.config.model import Config
+from tocsin.config.supervision import supervision_of
 from tocsin.config.view import changed, flattened, without_password
 from tocsin.core.call import Role
 from tocsin.core.errors import StoreError
 from tocsin.core.interaction import Entry
 from tocsin.core.redact import Redactor
+from tocsin.core.supervision import Supervision
 from tocsin.dashboard import (
     ROUTES,
     DashboardDeps,
@@ -47,6 +49,7 @@ from tocsin.gateway.hosts import HostCheck
 from tocsin.gateway.server import Gateway
 from tocsin.gateway.sessions import LoginCodes, Sessions
 from tocsin.gateway.site import site
+from tocsin.ledger import limits_of
 
 
 class FrontDoor:
@@ -144,6 +147,8 @@ class FrontDoor:
                     upstreams=self._upstreams,
                     config_view=lambda: flattened(app.config),
                     reload=self.reload,
+                    switch=app.switch,
+                    ledger=app.ledger,
                 )
             ),
             *signin.routes(
@@ -165,6 +170,9 @@ class FrontDoor:
             issue_key=self._issue_key,
             revoke_key=self.keyring.revoke,
             can_sign_out=lambda scope: session_in(scope) is not None,
+            switch=self.app.switch,
+            limits=self.app.ledger.accounts,
+            in_flight=self.app.switch.in_flight,
         )
 
     def _issue_key(
@@ -183,6 +191,8 @@ class FrontDoor:
             config_path=None if self.settings.path is None else str(self.settings.path),
             upstreams=tuple(self._upstreams()),
             policies=tuple(self._policies()),
+            supervision=tuple(_supervised(config)),
+            limits=tuple(limits_of(config)),
             config=tuple((name, _shown(value)) for name, value in flattened(config).items()),
         )
 
@@ -231,6 +241,14 @@ class FrontDoor:
     def _count(self, entries: list[Entry]) -> None:
         for entry in entries:
             self.metrics.observe(entry.interaction)
+
+
+def _supervised(config: Config) -> Iterator[tuple[str, Supervision]]:
+    """How runs are supervised: in general, then each feature with settings of its own."""
+    yield "", supervision_of(config, "")
+    for name, feature in config.features.items():
+        if feature.agents is not None:
+            yield name, supervision_of(config, name)
 
 
 def _table() -> tuple[RouteRole, ...]:

@@ -12,6 +12,7 @@ from tocsin.cli.care import progress
 from tocsin.cli.context import settings
 from tocsin.cli.guard import FAILED, OK
 from tocsin.config.model import Config
+from tocsin.config.supervision import supervision_of
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import InputError
 from tocsin.core.interaction import Entry
@@ -39,12 +40,16 @@ def replay(
     keep: bool,
     format: str | None,  # noqa: A002 - the option's name
     feature: str,
+    policy: str | None = None,
 ) -> int:
     """Read files into a report. Exit code 1 when a record could not be read.
 
     Raises ``InputError`` for a file that cannot be read at all.
     """
     config = settings(named).config
+    if policy is not None:
+        return _backtest(files, config, policy, json=json, other=bool(html or keep),
+                         format=format, feature=feature)  # fmt: skip
     if html is not None and not html.absolute().parent.is_dir():
         raise InputError(f"{html.parent}: there is no such folder")
     sizes = [_size(path) for path in files]
@@ -73,6 +78,41 @@ def replay(
         console.file.write(text if text.endswith("\n") else text + "\n")
         _say_what_else(config, kept if keep else None, html)
     return FAILED if result.bad else OK
+
+
+def _backtest(
+    files: Sequence[Path],
+    config: Config,
+    policy: str,
+    *,
+    json: bool,
+    other: bool,
+    format: str | None,  # noqa: A002 - as above
+    feature: str,
+) -> int:
+    """What a policy would have done to the runs in the files.
+
+    Raises ``InputError`` for a policy that cannot be tried, and with ``--html`` or ``--keep``.
+    """
+    # The engine compares texts with a library that reading traces alone does not need.
+    from tocsin.cli.backtest import show
+    from tocsin.domains.agents.backtest import Backtest
+
+    if policy != "agents":
+        raise InputError(f"--policy {policy}: there is only `agents` to try on recorded runs")
+    if other:
+        raise InputError("--policy goes without --html and --keep: it prints what it finds")
+    sizes = [_size(path) for path in files]
+    bad: list[BadRecord] = []
+    tried = Backtest(expected_calls=lambda name: supervision_of(config, name).expected_calls)
+    with progress("Trying", hidden=json) as told:
+        for record in _records(files, sizes, told, format, _enriching(config, feature)):
+            if isinstance(record, BadRecord):
+                bad.append(record)
+            else:
+                tried.add(record)
+    show(tried.report(), bad, json=json)
+    return FAILED if bad else OK
 
 
 def _size(path: Path) -> int:

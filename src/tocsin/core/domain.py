@@ -9,7 +9,7 @@ from tocsin.core.clock import Clock
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.policy import Policy
 from tocsin.core.stops import Switchboard
-from tocsin.core.supervision import Finding, RunWatch, Supervision
+from tocsin.core.supervision import Burn, Finding, RunWatch, Supervision
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -51,6 +51,12 @@ class Services(Protocol):
     def stops(self) -> Switchboard: ...
     def supervision(self, feature: str) -> Supervision:
         """The settings of a feature, as they are now."""
+        ...
+
+    @property
+    def burn(self) -> Burn: ...
+    def price(self, interaction: Interaction) -> int | None:
+        """What a call cost, nano US dollars, if its usage and price are known at this moment."""
         ...
 
     def alert(self, alert: Alert) -> None:
@@ -108,6 +114,6 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[Callable[[Services], Policy], ...] = ()
     """A policy that has a method ``learn(call, interaction)`` is told of every call's end."""
     evaluators: tuple[Callable[[], Evaluator], ...] = ()
-    detectors: tuple[Callable[[], Detector], ...] = ()
+    detectors: tuple[Callable[[Services], Detector], ...] = ()
     panels: tuple[Panel, ...] = ()
     commands: tuple[Command, ...] = ()

@@ -94,6 +94,15 @@ class Budget(Protocol):
         """
         ...
 
+    def unsent(self) -> None:
+        """The attempt that was last paid for never reached its upstream: it costs nothing."""
+        ...
+
+    async def again(self) -> None:
+        """Reserve the same once more, before the attempt is sent over another connection: what was
+        sent over the first may have been seen. Raises as ``attempt`` does."""
+        ...
+
     def abandon(self) -> None:
         """The call ends without a record: what it holds counts in full."""
         ...

@@ -26,6 +26,15 @@ class Supervision(msgspec.Struct, frozen=True, kw_only=True):
     """How long a call of a paused run waits for a decision before it is answered with an error."""
 
 
+class Burn(msgspec.Struct, frozen=True, kw_only=True):
+    """When spend alone is an alarm, for what no limit covers."""
+
+    factor: float = 6.0
+    """Times the usual rate, over a long and a short window."""
+    min_usd: float = 5.0
+    """... and at least this much in the long window."""
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a run, short enough to be read at a glance."""
 

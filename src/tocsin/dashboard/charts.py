@@ -16,7 +16,7 @@ from tocsin.dashboard.scales import Axis, Scale
 THIN = 20
 """Calls below which a step's p95 is no more than its slowest call."""
 _LABEL_GAP = 14
-_TOP, _BOTTOM = 8, 20
+TOP, _BOTTOM = 8, 20
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,29 +184,46 @@ def _filled(figure: Figure, values: Sequence[float | None], start: int, end: int
 
 
 def _figure(figure: Figure, marks: str, labels: str) -> Markup:
-    """The frame: caption, grid, axis, and the stretched part that holds ``marks``."""
+    """The usual frame: a grid of the figure's scale, and the stretched part with ``marks``."""
     axis, inner = figure.axis, figure.height
-    total = inner + _TOP + _BOTTOM
     grid = []
     for tick in figure.scale.ticks:
-        y = num(_TOP + inner - tick.pos * inner)
+        y = num(TOP + inner - tick.pos * inner)
         grid.append(f'<line x1="0" x2="100%" y1="{y}" y2="{y}"/>')
         grid.append(f'<text class="y" x="-8" y="{y}" dy=".32em">{escape(tick.label)}</text>')
-    window = ""
-    if figure.window is not None:
-        first, last = figure.window
-        wide = last - first + 1
-        window = f'<rect class="window" x="{first}" y="0" width="{wide}" height="{inner}"/>'
     body = (
         f'<g class="grid">{"".join(grid)}</g>'
-        f'<svg class="marks" x="0" y="{_TOP}" width="100%" height="{inner}" '
-        f'viewBox="0 0 {num((axis.end - axis.start) / axis.step)} {inner}" '
-        f'preserveAspectRatio="none">{window}{marks}</svg>'
-        f'<g class="x">{_ticks(axis, total)}</g>{labels}'
+        f"{stretched(axis, TOP, inner, shade(figure) + marks)}{labels}"
     )
+    return frame(figure, body, labelled=bool(labels))
+
+
+def stretched(axis: Axis, top: float, height: float, marks: str) -> str:
+    """A part of a figure that is as wide as it is, one unit for each step of the axis."""
+    return (
+        f'<svg class="marks" x="0" y="{num(top)}" width="100%" height="{num(height)}" '
+        f'viewBox="0 0 {num((axis.end - axis.start) / axis.step)} {num(height)}" '
+        f'preserveAspectRatio="none">{marks}</svg>'
+    )
+
+
+def shade(figure: Figure) -> str:
+    """The part of the axis that the page shows, over the figure's whole height."""
+    if figure.window is None:
+        return ""
+    first, last = figure.window
+    wide = last - first + 1
+    return f'<rect class="window" x="{first}" y="0" width="{wide}" height="{figure.height}"/>'
+
+
+def frame(figure: Figure, body: str, *, labelled: bool) -> Markup:
+    """A figure around ``body``: caption, axis, and what the script needs for the crosshair."""
+    axis, inner = figure.axis, figure.height
+    total = inner + TOP + _BOTTOM
+    body = f'{body}<g class="x">{_ticks(axis, total)}</g>'
     data = (
         f'data-axis="{axis.kind}" data-start="{axis.start}" data-end="{axis.end}" '
-        f'data-step="{axis.step}" data-top="{_TOP}" data-inner="{inner}" '
+        f'data-step="{axis.step}" data-top="{TOP}" data-inner="{inner}" '
         f'data-href="{escape(figure.href)}" '
         f'data-points="{escape(msgspec.json.encode(figure.points).decode())}"'
     )
@@ -217,7 +234,7 @@ def _figure(figure: Figure, marks: str, labels: str) -> Markup:
         f'<figure class="{css}" {data}><figcaption><span class="chart-title">'
         f"{escape(figure.title)}</span> <b>{escape(figure.answer)}</b> "
         f'<output class="readout" aria-live="off"></output></figcaption>'
-        f'<svg class="plot{" labelled" if labels else ""}" role="img" height="{total}" '
+        f'<svg class="plot{" labelled" if labelled else ""}" role="img" height="{total}" '
         f'aria-labelledby="{name}-t {name}-d"><title id="{name}-t">{escape(figure.title)}</title>'
         f'<desc id="{name}-d">{escape(figure.summary)}</desc>{body}</svg>{note}</figure>'
     )
@@ -250,12 +267,12 @@ def _labels(labels: Sequence[tuple[str, str, float]], inner: int) -> str:
     texts = []
     for name, css, y in placed:
         mark = (
-            f'<svg x="100%" y="{num(_TOP + y - 4)}" width="16" height="8" class="key-mark">'
+            f'<svg x="100%" y="{num(TOP + y - 4)}" width="16" height="8" class="key-mark">'
             f'<rect class="{css}" x="6" width="8" height="8"/></svg>'
             if css
             else ""
         )
-        place = f'x="100%" dx="{18 if css else 6}" y="{num(_TOP + y)}" dy=".32em"'
+        place = f'x="100%" dx="{18 if css else 6}" y="{num(TOP + y)}" dy=".32em"'
         texts.append(f'{mark}<text class="direct long" {place}>{escape(_middle(name, 24))}</text>')
         texts.append(f'<text class="direct short" {place}>{escape(_middle(name, 11))}</text>')
     return "".join(texts)
@@ -304,6 +321,24 @@ def share_bar(parts: Sequence[tuple[str, float, str]], label: str) -> Markup:
         x += share * scale
     return Markup(  # noqa: S704 - numbers, and a label that went through escape
         f'<svg class="share" role="img" aria-label="{escape(label)}">{"".join(rects)}</svg>'
+    )
+
+
+def level_bar(parts: Sequence[tuple[str, float]], whole: float, label: str) -> Markup:
+    """A bar filled to a part of ``whole``, from the left; the rest of it stays empty."""
+    x, rects = 0.0, []
+    for css, value in parts:
+        wide = 100 * value / whole
+        if value > 0:
+            # Thinner than this nobody sees it, and what is there must be seen.
+            shown = min(max(wide, 1.0), 100 - min(x, 99.0))
+            rects.append(
+                f'<rect class="{css}" x="{num(min(x, 99.0))}%" width="{num(shown)}%" '
+                'height="100%"/>'
+            )
+        x += wide
+    return Markup(  # noqa: S704 - numbers, and a label that went through escape
+        f'<svg class="level" role="img" aria-label="{escape(label)}">{"".join(rects)}</svg>'
     )
 
 

@@ -1,6 +1,6 @@
 """What the dashboard needs from the rest of the process, and nothing more."""
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -8,6 +8,9 @@ import msgspec
 from tocsin.core.call import Principal, Role
 from tocsin.core.clock import Clock
 from tocsin.core.interaction import Mode
+from tocsin.core.ledger import Account, Limit
+from tocsin.core.stops import StopScope, Switchboard
+from tocsin.core.supervision import Supervision
 from tocsin.store.api import Store
 
 Scope = MutableMapping[str, Any]
@@ -51,6 +54,11 @@ class SettingsView(msgspec.Struct, frozen=True, kw_only=True):
     """The file that was read; ``None`` when there is none and defaults rule."""
     upstreams: tuple[UpstreamView, ...] = ()
     policies: tuple[PolicyView, ...] = ()
+    supervision: tuple[tuple[str, Supervision], ...] = ()
+    """How runs are supervised: first for all features (named by the empty string), then for each
+    feature that has settings of its own."""
+    limits: tuple[Limit, ...] = ()
+    """The limits of the configuration, in its order."""
     config: tuple[tuple[str, str], ...] = ()
     """Setting → value, as ``tocsin check`` prints them, secrets redacted."""
 
@@ -86,8 +94,8 @@ class RevokeKey(Protocol):
 class DashboardDeps(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a page may touch.
 
-    ``store``, ``issue_key`` and ``revoke_key`` are called from worker threads; ``settings``,
-    ``principal`` and ``csrf`` on the event loop, so they must not block.
+    ``store``, ``issue_key``, ``revoke_key`` and ``limits`` are called from worker threads; all
+    else on the event loop, so it must not block.
     """
 
     store: Store
@@ -101,3 +109,9 @@ class DashboardDeps(msgspec.Struct, frozen=True, kw_only=True):
     revoke_key: RevokeKey
     can_sign_out: Callable[[Scope], bool] = lambda _scope: False
     """Whether the rail offers a sign-out button (a POST to ``/logout``)."""
+    switch: Switchboard | None = None
+    """Where stops are given and lifted; without one the pages only show them."""
+    limits: Callable[[], Sequence[Account]] = tuple
+    """The ledger's accounts as they stand."""
+    in_flight: Callable[[StopScope, str], int | None] = lambda _scope, _value: None
+    """How many calls a stop would find under way now; ``None`` when that is not known."""

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from tocsin.core.outcome import Outcome
-from tocsin.dashboard import charts, fmt, story, timing
+from tocsin.dashboard import budgets, charts, fmt, story, timing
 from tocsin.dashboard.filters import LABELS, PRESETS, segment
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ def environment() -> "Environment":
         static=static_url,
         span_bar=charts.span_bar,
         label_of=story.step_label,
+        did=story.did,
+        limit_window=budgets.window,
+        limit_amounts=budgets.amounts,
         labels=LABELS,
         presets=PRESETS,
     )

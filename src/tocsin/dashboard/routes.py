@@ -12,7 +12,7 @@ from starlette.routing import Route
 from tocsin.core.errors import Forbidden, InputError, NotFound, StoreError, TocsinError
 from tocsin.dashboard import fmt, render
 from tocsin.dashboard.deps import DashboardDeps
-from tocsin.dashboard.pages import call, overview, run, runs, settings, spend
+from tocsin.dashboard.pages import call, overview, run, runs, settings, spend, supervisor
 from tocsin.dashboard.view import RANKS, PageRoute, View
 
 _log = logging.getLogger("tocsin.dashboard")
@@ -60,6 +60,17 @@ ROUTES: tuple[PageRoute, ...] = (
     ),
     PageRoute(
         path="/calls/{call_id}/curl", role="viewer", endpoint=call.call_curl, name="call-curl"
+    ),
+    PageRoute(path="/supervisor", role="viewer", endpoint=supervisor.supervisor, name="supervisor"),
+    PageRoute(
+        path="/supervisor/confirm", role="operator", endpoint=supervisor.confirm, name="confirm"
+    ),
+    PageRoute(
+        path="/supervisor/act",
+        methods=("POST",),
+        role="operator",
+        endpoint=supervisor.act,
+        name="act",
     ),
     PageRoute(path="/spend", role="viewer", endpoint=spend.spend, name="spend"),
     PageRoute(path="/settings", role="viewer", endpoint=settings.settings, name="settings"),

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from tocsin.core.interaction import SPAN_OPERATIONS, Interaction
+from tocsin.core.interaction import SPAN_OPERATIONS, Decision, Interaction
 from tocsin.core.messages import Hash, Message, ToolCall, link
 from tocsin.dashboard import conversation, fmt, timing
 from tocsin.store.api import Store
@@ -469,6 +469,24 @@ def step_label(step: Interaction) -> str:
         named = step.attributes.get("gen_ai.tool.name") or step.agent or ""
         return f"{step.operation.replace('_', ' ')} {named}".strip()
     return step.response_model or step.request_model or step.operation
+
+
+_DONE = {
+    "modify": "changed the request",
+    "deny": "refused the call",
+    "pause": "paused the run",
+    "warn": "warned",
+    "crashed": "crashed",
+    "timed_out": "took too long",
+}
+_WOULD = {"modify": "change the request", "deny": "refuse the call", "pause": "pause the run"}
+
+
+def did(decision: Decision) -> str:
+    """What a policy did with a call, or would have done."""
+    if decision.mode == "observe" and decision.action in _WOULD:
+        return f"would {_WOULD[decision.action]}"
+    return _DONE[decision.action]
 
 
 def _tool_row(tool: _Tool, depth: int, clock: Timeline | None, origin: int) -> Row:

@@ -1,7 +1,8 @@
 """The domains that come with Tocsin, in one literal tuple; each is a folder beside this file."""
 
 from tocsin.core.domain import Domain
+from tocsin.domains import agents
 
-DOMAINS: tuple[Domain, ...] = ()
+DOMAINS: tuple[Domain, ...] = (agents.DOMAIN,)
 
 __all__ = ["DOMAINS"]

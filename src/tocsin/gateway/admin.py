@@ -5,7 +5,7 @@ Handlers are plain functions that run in worker threads, because the store is sy
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +15,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tocsin.core.call import Principal
-from tocsin.core.clock import Clock
 from tocsin.core.errors import (
     CallError,
     ConfigError,
@@ -28,36 +27,18 @@ from tocsin.core.errors import (
 from tocsin.core.interaction import Attempt, Interaction
 from tocsin.core.messages import Hash, Message
 from tocsin.gateway import admin_models as m
-from tocsin.gateway.access import Level, RouteRole, principal_in
+from tocsin.gateway.access import RouteRole, principal_in
+from tocsin.gateway.admin_base import AdminDeps, Reloaded, actor_of, offer
 from tocsin.gateway.admin_input import BadArguments, read_args
-from tocsin.gateway.auth import Keyring
+from tocsin.gateway.admin_supervision import SUPERVISION
 from tocsin.gateway.openapi import Operation, document
 from tocsin.gateway.problems import problem, problem_of
-from tocsin.store.api import Filter, Store
+from tocsin.store.api import Filter
+
+__all__ = ["OPERATIONS", "AdminDeps", "Reloaded", "actor_of", "operation_role", "routes", "table"]
 
 DAY_US = 86_400_000_000
 OPENAPI_PATH = "/api/openapi.json"
-
-
-class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reload changed: settings by dotted name."""
-
-    changed: tuple[str, ...] = ()
-    needs_restart: tuple[str, ...] = ()
-
-
-class AdminDeps(msgspec.Struct, frozen=True, kw_only=True):
-    """What the admin API touches. ``store`` and ``keyring`` are used from worker threads."""
-
-    store: Store
-    keyring: Keyring
-    clock: Clock
-    upstreams: Callable[[], Sequence[Any]]
-    """Objects with the attributes of ``UpstreamView``, as the process sees them now."""
-    config_view: Callable[[], Mapping[str, Any]]
-    """The running configuration as plain JSON values, secrets redacted."""
-    reload: Callable[[], Awaitable[Reloaded]]
-    """Reads the configuration again. Raises ``ConfigError``; then nothing has changed."""
 
 
 # -- records --
@@ -276,11 +257,6 @@ def revoke_key(deps: AdminDeps, args: m.ById, principal: Principal) -> m.Revoked
     return m.RevokedView(id=args.id, revoked=revoked)
 
 
-def actor_of(principal: Principal) -> str:
-    """How the audit log names somebody: the key's name and its id."""
-    return f"{principal.name} ({principal.key_id})" if principal.key_id else principal.name
-
-
 def list_upstreams(deps: AdminDeps, _args: m.Args, _principal: Principal) -> m.UpstreamList:
     return m.UpstreamList(rows=[m.UpstreamView.model_validate(u) for u in deps.upstreams()])
 
@@ -314,33 +290,15 @@ async def reload(deps: AdminDeps, _args: m.Args, principal: Principal) -> m.Relo
     return m.ReloadedView.model_validate(done)
 
 
-def _operation(
-    path: str, name: str, summary: str, args: type[m.Args], run: Any, **more: Any
-) -> Operation:
-    result = inspect.signature(run).return_annotation
-    role: Level = more.pop("role", "viewer")
-    return Operation(
-        method=more.pop("method", "GET"),
-        path=path,
-        name=name,
-        summary=summary,
-        role=role,
-        args=args,
-        result=result,
-        run=run,
-        **more,
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    _operation(
+_RECORDS: tuple[Operation, ...] = (
+    offer(
         "/api/interactions",
         "listInteractions",
         "Recorded calls, newest first.",
         m.ListInteractions,
         list_interactions,
     ),
-    _operation(
+    offer(
         "/api/interactions/{id}",
         "getInteraction",
         "One recorded call, with its messages when asked for.",
@@ -348,9 +306,9 @@ OPERATIONS: tuple[Operation, ...] = (
         get_interaction,
         missing=True,
     ),
-    _operation("/api/runs", "listRuns", "Runs, by any order.", m.ListRuns, list_runs),
-    _operation("/api/runs/{id}", "getRun", "One run.", m.ById, get_run, missing=True),
-    _operation(
+    offer("/api/runs", "listRuns", "Runs, by any order.", m.ListRuns, list_runs),
+    offer("/api/runs/{id}", "getRun", "One run.", m.ById, get_run, missing=True),
+    offer(
         "/api/runs/{id}/steps",
         "listSteps",
         "A run's calls in the order in which they started.",
@@ -358,21 +316,19 @@ OPERATIONS: tuple[Operation, ...] = (
         list_steps,
         missing=True,
     ),
-    _operation(
+    offer(
         "/api/overview",
         "getOverview",
         "Calls, outcomes, latency and cost by feature; the last day by default.",
         m.GetOverview,
         get_overview,
     ),
-    _operation("/api/spend", "getSpend", "Cost by one dimension.", m.GetSpend, get_spend),
-    _operation("/api/facets", "getFacets", "Values to filter by.", m.Filters, get_facets),
-    _operation(
-        "/api/upstreams", "listUpstreams", "Upstreams and their state.", m.Args, list_upstreams
-    ),
-    _operation("/api/stats", "getStats", "What the store holds.", m.Args, get_stats),
-    _operation("/api/keys", "listKeys", "Issued keys.", m.Args, list_keys, role="admin"),
-    _operation(
+    offer("/api/spend", "getSpend", "Cost by one dimension.", m.GetSpend, get_spend),
+    offer("/api/facets", "getFacets", "Values to filter by.", m.Filters, get_facets),
+    offer("/api/upstreams", "listUpstreams", "Upstreams and their state.", m.Args, list_upstreams),
+    offer("/api/stats", "getStats", "What the store holds.", m.Args, get_stats),
+    offer("/api/keys", "listKeys", "Issued keys.", m.Args, list_keys, role="admin"),
+    offer(
         "/api/keys",
         "issueKey",
         "Issue a key; its secret is shown this once.",
@@ -382,7 +338,7 @@ OPERATIONS: tuple[Operation, ...] = (
         method="POST",
         status=201,
     ),
-    _operation(
+    offer(
         "/api/keys/{id}",
         "revokeKey",
         "End a key.",
@@ -393,11 +349,9 @@ OPERATIONS: tuple[Operation, ...] = (
         missing=True,
         conflict=True,
     ),
-    _operation(
-        "/api/config", "getConfig", "Running configuration.", m.Args, get_config, role="admin"
-    ),
-    _operation("/api/audit", "listAudit", "Who changed what.", m.Limited, list_audit, role="admin"),
-    _operation(
+    offer("/api/config", "getConfig", "Running configuration.", m.Args, get_config, role="admin"),
+    offer("/api/audit", "listAudit", "Who changed what.", m.Limited, list_audit, role="admin"),
+    offer(
         "/api/end-users/{id:path}",
         "deleteEndUser",
         "Delete all records and content of one end user.",
@@ -406,7 +360,7 @@ OPERATIONS: tuple[Operation, ...] = (
         role="admin",
         method="DELETE",
     ),
-    _operation(
+    offer(
         "/api/reload",
         "reload",
         "Read the configuration file again.",
@@ -416,6 +370,9 @@ OPERATIONS: tuple[Operation, ...] = (
         method="POST",
     ),
 )
+
+OPERATIONS: tuple[Operation, ...] = (*_RECORDS, *SUPERVISION)
+"""Every operation of the API."""
 
 
 def table() -> tuple[RouteRole, ...]:

@@ -41,9 +41,17 @@ async def read_args(model: type[A], request: Request) -> A:
     try:
         return model.model_validate(given)
     except ValidationError as error:
+        kind = _kind_field(model)
         raise _bad(
-            [_fault(e["loc"], e["msg"], e["type"], in_path) for e in error.errors()]
+            [_fault(e["loc"], e["msg"], e["type"], in_path, kind) for e in error.errors()]
         ) from None
+
+
+def _kind_field(model: type[BaseModel]) -> str | None:
+    """The field that tells which of several shapes a body has, where there are several."""
+    body = model.model_fields.get("body")
+    found = body.discriminator if body is not None else None
+    return found if isinstance(found, str) else None
 
 
 def _query(request: Request) -> dict[str, Any]:
@@ -77,10 +85,20 @@ async def _body(request: Request) -> Any:
         raise BadArguments(400, "invalid_json", f"the body is no JSON: {error}") from None
 
 
-def _fault(loc: tuple[int | str, ...], message: str, kind: str, in_path: dict[str, Any]) -> Fault:
+def _fault(
+    loc: tuple[int | str, ...],
+    message: str,
+    kind: str,
+    in_path: dict[str, Any],
+    kind_field: str | None,
+) -> Fault:
     first = str(loc[0]) if loc else ""
     if first == "body":
-        name = ".".join(str(part) for part in loc[1:]) or "body"
+        inside = loc[1:]
+        if kind_field is not None:
+            # The shape's own word stands first in such a place; no field has that name.
+            inside = inside[1:] or ((kind_field,) if kind.startswith("union_tag") else ())
+        name = ".".join(str(part) for part in inside) or "body"
         return Fault(where="body", name=name[:100], message=message)
     if kind == "extra_forbidden":
         message = "is no parameter of this route"

@@ -15,8 +15,9 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.core.errors import CallError
-from tocsin.gateway.server import GONE, TASK, TRACES, Gateway, dialect_of
+from tocsin.gateway.server import GONE, TASK, TRACES, Gateway
 from tocsin.gateway.wire import DirectWire
+from tocsin.runtime.intake import dialect_of
 
 log = logging.getLogger("tocsin.gateway")
 

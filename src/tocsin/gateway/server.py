@@ -10,18 +10,14 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from tocsin.core.call import Call, Draft, Headers, Principal
+from tocsin.core.call import Call, Headers, Principal
 from tocsin.core.clock import Clock
-from tocsin.core.credentials import PREFIX
-from tocsin.core.errors import BadRequest, CallError, Forbidden
-from tocsin.core.ids import is_safe_id, new_id
-from tocsin.core.interaction import Dialect, Operation
-from tocsin.core.messages import chain
+from tocsin.core.errors import BadRequest, CallError
 from tocsin.core.policy import Reply
-from tocsin.core.wire import ParsedRequest, error_event, parse_request
 from tocsin.gateway.auth import Keyring
 from tocsin.gateway.hosts import HostCheck
 from tocsin.gateway.wire import AsgiWire, Send, Wire
+from tocsin.runtime.intake import ERROR_HEADER, answer_headers, dialect_of, take_in
 from tocsin.runtime.runtime import Runtime
 
 log = logging.getLogger("tocsin.gateway")
@@ -29,17 +25,6 @@ log = logging.getLogger("tocsin.gateway")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-ROUTES: dict[str, tuple[Dialect, Operation]] = {
-    "/v1/chat/completions": ("openai", "chat"),
-    "/v1/completions": ("openai", "text_completion"),
-    "/v1/embeddings": ("openai", "embeddings"),
-    "/v1/responses": ("openai", "generate_content"),
-    "/v1/models": ("openai", "models"),
-    "/v1/messages": ("anthropic", "chat"),
-    "/v1/messages/count_tokens": ("anthropic", "count_tokens"),
-}
-"""Paths whose bodies are read; any other under ``/v1/`` passes through, operation ``other``."""
 
 TRACES = "/v1/traces"
 """OTLP ingest: the one path under ``/v1/`` that is no call."""
@@ -148,118 +133,17 @@ class Gateway:
         wire: Wire,
     ) -> None:
         """One call from its parsed head and whole body to the last byte of its answer."""
-        dialect, operation = ROUTES.get(path) or (dialect_of(path, headers), "other")
-        if operation == "models":
-            dialect = dialect_of(path, headers)
+        call, refused = take_in(
+            "gateway", method, path, query, headers, principal, body, self._clock.now_us()
+        )
         try:
-            call, refused = self._parse(
-                method, path, query, headers, dialect, operation, principal, body
-            )
             if refused is not None:
                 raise self._runtime.refuse(call, refused)
             async with self._runtime.call(call) as reply:
                 await _send_reply(call, reply, wire)
         except CallError as error:
-            await wire.error(dialect, error)
-
-    def _parse(
-        self,
-        method: str,
-        path: str,
-        query: bytes,
-        headers: Headers,
-        dialect: Dialect,
-        operation: Operation,
-        principal: Principal,
-        body: bytes,
-    ) -> tuple[Call, CallError | None]:
-        """The call, and what is wrong with it: a call that is refused is recorded all the same."""
-        feature, user, agent = _said(headers)
-        name_of = _feature(feature, principal)
-        refused: CallError | None = None
-        parsed = _NOTHING
-        try:
-            _check_feature(name_of, principal)
-            if PREFIX in query:
-                raise BadRequest(
-                    "A Tocsin key stands in the URL, where logs of others would keep it. Send it "
-                    "as a header, and revoke this one.",
-                    code="key_in_url",
-                )
-            if body or method == "POST":
-                parsed = parse_request(dialect, operation, body)
-        except CallError as error:
-            refused = error
-        now = self._clock.now_us()
-        call = Call(
-            id=new_id("call", now),
-            source="gateway",
-            dialect=dialect,
-            operation=operation,
-            method=method,
-            path=path,
-            query=query,
-            headers=headers,
-            body=body,
-            started_at=now,
-            feature=name_of or "default",
-            principal=principal,
-            end_user=user or parsed.end_user,
-            agent=agent,
-            model=parsed.model,
-            stream=parsed.stream,
-            max_output_tokens=parsed.max_output_tokens,
-            messages=parsed.messages,
-            nodes=chain(parsed.messages),
-            params=parsed.params,
-            draft=Draft(response_ref=parsed.response_ref, conversation_ref=parsed.conversation_ref),
-        )
-        return call, refused
-
-
-_NOTHING = ParsedRequest()
-
-
-def dialect_of(path: str, headers: Headers) -> Dialect:
-    """Of a path that both dialects may have: clients of Anthropic always send their version."""
-    known = ROUTES.get(path)
-    if known is not None and known[1] != "models":
-        return known[0]
-    for name, _ in headers:
-        if name == b"anthropic-version":
-            return "anthropic"
-    return "openai"
-
-
-def _said(headers: Headers) -> tuple[bytes | None, str | None, str | None]:
-    """What the caller's ``tocsin-`` headers say: feature, end user, agent."""
-    feature = user = agent = None
-    for name, value in headers:
-        if name[:7] == b"tocsin-":
-            if name == b"tocsin-feature":
-                feature = value
-            elif name == b"tocsin-user":
-                user = value.decode("latin-1")[:512]
-            elif name == b"tocsin-agent":
-                agent = value.decode("latin-1")[:200]
-    return feature, user, agent
-
-
-def _check_feature(feature: str | None, principal: Principal) -> None:
-    """Raises ``BadRequest`` or ``Forbidden`` unless this is a feature that the key may call."""
-    if feature is None:
-        raise BadRequest("tocsin-feature: 1 to 128 letters, digits, '.', '_', ':' or '-'.")
-    if not principal.may_call(feature):
-        allowed = ", ".join(principal.features)
-        raise Forbidden(f"this key may not call the feature '{feature}', only: {allowed}")
-
-
-def _feature(said: bytes | None, principal: Principal) -> str | None:
-    """The feature of a call; ``None`` when the header cannot be a feature's name."""
-    if said is not None:
-        text = said.decode("latin-1")
-        return text if is_safe_id(text) else None
-    return principal.features[0] if len(principal.features) == 1 else "default"
+            more = [(ERROR_HEADER, error.code.encode("latin-1")), *answer_headers(call)]
+            await wire.error(call.dialect, error, more)
 
 
 async def _read_body(headers: Headers, receive: Receive, most: int) -> bytes:
@@ -319,22 +203,13 @@ def _decompressed(body: bytes, encoding: bytes, most: int) -> bytes:
 
 
 async def _send_reply(call: Call, reply: Reply, wire: Wire) -> None:
-    identity = call.draft.identity
-    headers = [*reply.headers, (b"tocsin-call-id", call.id.encode())]
-    if identity is not None:
-        headers.append((b"tocsin-run-id", identity.run_id.encode()))
+    headers = [*reply.headers, *answer_headers(call)]
     chunks = reply.chunks
     if chunks is None:
         await wire.whole(reply.status, headers, reply.body or b"")
         return
     await wire.start(reply.status, headers)
-    try:
-        async for data in chunks:
-            await wire.piece(data)
-    except CallError as error:
-        # The head has gone out: the dialect's own error event is all that can still be said.
-        if not (reply.header(b"content-type") or b"").startswith(b"text/event-stream"):
-            await wire.cut()
-            return
-        await wire.piece(error_event(call.dialect, error))
+    # An error from here on is said by ``wire.error``, as far as it can still be said.
+    async for data in chunks:
+        await wire.piece(data)
     await wire.end()

@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from tocsin.core.errors import CallError
 from tocsin.core.interaction import Dialect
-from tocsin.core.wire import error_body
+from tocsin.core.wire import error_body, error_event
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
@@ -42,8 +42,12 @@ class Wire(Protocol):
         """Break the connection off: the client must not take a part for the whole."""
         ...
 
-    async def error(self, dialect: Dialect, error: CallError) -> None:
-        """An answer that is an error of ours."""
+    async def error(self, dialect: Dialect, error: CallError, more: Headers = ()) -> None:
+        """An answer that is an error of ours; ``more`` headers go with it.
+
+        Once an answer has begun, the dialect's error event is its end where that can be said (in a
+        stream of events, to a client that reads); else the connection is broken off.
+        """
         ...
 
 
@@ -57,6 +61,17 @@ def error_answer(dialect: Dialect, error: CallError) -> tuple[list[tuple[bytes, 
     return headers, error_body(dialect, error)
 
 
+def takes_events(headers: Headers) -> bool:
+    """Whether an answer that has begun so can end with an event that is written in plain."""
+    events = False
+    for name, value in headers:
+        if name == b"content-type":
+            events = value.startswith(b"text/event-stream")
+        elif name == b"content-encoding":
+            return False
+    return events
+
+
 class Cut(Exception):
     """Makes an ASGI server break the connection off."""
 
@@ -64,30 +79,51 @@ class Cut(Exception):
 class AsgiWire:
     """Through any ASGI server."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("_begun", "_blocked", "_complete", "_raw")
 
     def __init__(self, send: Send) -> None:
-        self._send = send
+        self._raw = send
+        self._begun: Headers | None = None
+        """The headers that went out."""
+        self._blocked = False
+        """Whether the last thing said is still waiting for the client, or was interrupted so."""
+        self._complete = False
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        self._blocked = True
+        await self._raw(message)
+        self._blocked = False
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self._send({"type": "http.response.body", "body": body})
+        self._complete = True
 
     async def start(self, status: int, headers: Headers) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._begun = headers
 
     async def piece(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+        self._complete = True
 
     async def cut(self) -> None:
-        raise Cut("the upstream broke off in mid-answer")
+        raise Cut("the answer was broken off in the middle")
 
-    async def error(self, dialect: Dialect, error: CallError) -> None:
-        headers, body = error_answer(dialect, error)
-        await self.whole(error.status, headers, body)
+    async def error(self, dialect: Dialect, error: CallError, more: Headers = ()) -> None:
+        if self._begun is None and not self._blocked:
+            headers, body = error_answer(dialect, error)
+            await self.whole(error.status, [*headers, *more], body)
+        elif self._complete:
+            return
+        elif self._blocked or not takes_events(self._begun or ()):
+            await self.cut()
+        else:
+            await self.piece(error_event(dialect, error))
+            await self.end()
 
 
 class DirectWire:
@@ -97,6 +133,7 @@ class DirectWire:
         "_done",
         "_flow",
         "_head_only",
+        "_headers",
         "_keep_alive",
         "_started",
         "_transport",
@@ -118,6 +155,7 @@ class DirectWire:
         self._head_only = head_only
         self._done = done
         self._started = False
+        self._headers: Headers = ()
         self.complete = False
 
     def _head(self, status: int, headers: Headers, last: bytes) -> bytes:
@@ -144,6 +182,7 @@ class DirectWire:
         self._finish()
 
     async def start(self, status: int, headers: Headers) -> None:
+        self._headers = headers
         self._transport.write(self._head(status, headers, b"transfer-encoding: chunked\r\n\r\n"))
 
     async def piece(self, data: bytes) -> None:
@@ -158,9 +197,17 @@ class DirectWire:
     async def cut(self) -> None:
         self._transport.abort()
 
-    async def error(self, dialect: Dialect, error: CallError) -> None:
-        headers, body = error_answer(dialect, error)
-        await self.whole(error.status, headers, body)
+    async def error(self, dialect: Dialect, error: CallError, more: Headers = ()) -> None:
+        if not self._started:
+            headers, body = error_answer(dialect, error)
+            await self.whole(error.status, [*headers, *more], body)
+        elif self.complete:
+            return
+        elif self._flow.write_paused or not takes_events(self._headers):
+            await self.cut()
+        else:
+            await self.piece(error_event(dialect, error))
+            await self.end()
 
     def close_after(self) -> None:
         """Close the connection once this answer is complete."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tocsin.core.errors import InputError
 from tocsin.core.interaction import Entry
-from tocsin.importers import native
+from tocsin.importers import native, react
 from tocsin.importers.files import BadRecord, Progress, Source
 from tocsin.importers.formats import langfuse, langsmith, openai, taubench
 from tocsin.importers.formats import otlp as otlp_files
@@ -23,6 +23,7 @@ FORMATS: tuple[Format, ...] = (
     langsmith.FORMAT,
     langfuse.FORMAT,
     openai.FORMAT,
+    react.FORMAT,
     otlp_files.PROTOBUF,
 )
 """Every format that can be read, in the order in which a file is tried against them."""

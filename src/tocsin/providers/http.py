@@ -282,6 +282,8 @@ class HttpClient:
         stale = isinstance(error, UpstreamClosed) and dead.reused and not dead.received
         if not stale or age > self._limits.stale_window:
             raise error
+        if request.before_again is not None:
+            await request.before_again()
         timeouts = request.timeouts
         try:
             conn = await pool.acquire(timeouts, started, fresh=True)

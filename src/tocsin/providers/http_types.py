@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -67,3 +67,6 @@ class HttpRequest(msgspec.Struct, frozen=True):
     headers: Sequence[Header] = ()
     body: bytes = b""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    before_again: Callable[[], Awaitable[None]] | None = None
+    """Asked before the request is sent once more, over a new connection, because a kept one was
+    closed under it; what it raises ends the request."""

@@ -115,6 +115,29 @@ class Pricer:
         )
         return (femto + _FEMTO_PER_NANO // 2) // _FEMTO_PER_NANO, known.source
 
+    def worst(
+        self, provider: str, model: str, input_tokens: int, output_tokens: int, at_us: int
+    ) -> int | None:
+        """The most that so many tokens can cost (nano US dollars), however much of the input is
+        written to a cache or read from one; ``None`` when the price is unknown."""
+        plain = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        known = self._state.known.get((provider, model))
+        if known is None:
+            known = self._learn(provider, model)
+        if type(known) is _Rates and (known.valid_to is None or input_tokens <= known.valid_to):
+            dearest = max(known.fresh, known.cache_read, known.cache_write)
+            femto = input_tokens * dearest + output_tokens * known.output
+            return -(-femto // _FEMTO_PER_NANO)
+        written = msgspec.structs.replace(plain, cache_write_tokens=input_tokens)
+        read = msgspec.structs.replace(plain, cache_read_tokens=input_tokens)
+        costs = [self(provider, model, usage, at_us)[0] for usage in (plain, written, read)]
+        return max((cost for cost in costs if cost is not None), default=None)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the price list is in memory: if not, the first question takes 250 ms."""
+        return self._snapshot is not None
+
     def warm(self) -> None:
         """Load the price list. Blocks for some 250 ms the first time: run it in a thread."""
         self._prices()

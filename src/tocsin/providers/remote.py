@@ -111,7 +111,7 @@ class RemoteProvider:
         self._client = client
         self._owns_client = owns_client
         self._url, self._query = self._base(upstream.base_url)
-        self.label = _label(self._url.host) or f"{self.kind}_compatible"
+        self.label = label_of(self._url.host, self.kind)
         self._timeouts = Timeouts(
             connect=upstream.connect_timeout_s,
             first_byte=upstream.first_byte_timeout_s,
@@ -145,6 +145,7 @@ class RemoteProvider:
             self._headers(call),
             call.body,
             self._timeouts,
+            None if call.draft.budget is None else call.draft.budget.again,
         )
         try:
             response = await self._client.send(request)
@@ -209,7 +210,7 @@ class RemoteProvider:
             if verdict == _PASS:
                 kept.append(header)
             elif verdict == _ENCODING:
-                encoding = _accepted(header[1])
+                encoding = accepted(header[1])
             elif verdict == _CREDENTIAL:
                 if self._credential is None and not is_ours(*header):
                     kept.append(header)
@@ -327,14 +328,15 @@ def api_key(name: str, variable: str, env: Mapping[str, str]) -> bytes | None:
     return key.encode("ascii")
 
 
-def _label(host: str) -> str | None:
+def label_of(host: str, kind: str) -> str:
+    """OpenTelemetry's name of the provider at ``host``; ``<kind>_compatible`` for any other."""
     for suffix, label in _HOSTS.items():
         if host == suffix or host.endswith("." + suffix):
             return label
-    return None
+    return f"{kind}_compatible"
 
 
-def _accepted(value: bytes) -> bytes:
+def accepted(value: bytes) -> bytes:
     """The caller's encodings as far as Tocsin can read them beside the stream."""
     names = [part.partition(b";")[0].strip().lower() for part in value.split(b",")]
     return b", ".join([name for name in names if name in (b"gzip", b"deflate")]) or b"identity"

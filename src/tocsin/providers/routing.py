@@ -115,9 +115,13 @@ class Router:
             if isinstance(error, CallError) and not isinstance(error, UpstreamFailed):
                 # The call itself is at fault: that says nothing about the upstream.
                 target.circuit.undecided()
+                if call.draft.budget is not None:
+                    call.draft.budget.unsent()
                 _note(call, target, reason, started_at, clock.monotonic_us() - began, error)
                 raise
             failure = _as_failure(error, target)
+            if not failure.sent and call.draft.budget is not None:
+                call.draft.budget.unsent()
             target.circuit.failed(clock.monotonic_us())
             target.stats.failures += 1
             _note(call, target, reason, started_at, clock.monotonic_us() - began, failure)

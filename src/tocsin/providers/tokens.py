@@ -1,6 +1,12 @@
 """``TokenCounter``: an estimate of tokens, for answers whose upstream reported none."""
 
 import re
+from typing import Any
+
+import msgspec
+
+PER_MESSAGE = 4
+"""Tokens that a chat template adds to each message; OpenAI's own counting guide says 3 to 4."""
 
 _PIECES = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+|_+|\n\s*|\s{2,}")
 _LONG_WORD = 9
@@ -60,3 +66,23 @@ def _tokens(text: str) -> float:
         + _OTHER * other
         + _FOREIGN_LETTER * foreign
     )
+
+
+def text_of_message(raw: bytes) -> str:
+    """Every text inside a message; images and other data URLs do not count as text."""
+    found: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, str):
+            if not value.startswith("data:"):
+                found.append(value)
+        elif isinstance(value, list):
+            for item in value:
+                walk(item)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if key not in ("role", "type", "id", "tool_call_id", "tool_use_id", "data"):
+                    walk(item)
+
+    walk(msgspec.json.decode(raw))
+    return "\n".join(found)

@@ -1,20 +1,18 @@
 """Usage and cost of a record, where the upstream did not state them. Runs in the writer thread."""
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from tocsin.core.interaction import CostSource, Entry, Interaction, Usage
 from tocsin.core.messages import Message
+from tocsin.providers.tokens import PER_MESSAGE, text_of_message
 
 Price = Callable[[str, str, Usage, int], tuple[int | None, CostSource]]
 """(provider, model, usage, started_at) → nano US dollars and where the price is from."""
 Count = Callable[[str], int]
 """Text → tokens, an estimate."""
 
-_PER_MESSAGE = 4
-"""Tokens that a chat template adds to each message; OpenAI's own counting guide says 3 to 4."""
 _BILLED = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
 
 
@@ -54,7 +52,7 @@ class Enricher:
 
     def _estimate(self, entry: Entry) -> Usage:
         """Tokens counted from the text itself."""
-        asked = sum(self._of(message) + _PER_MESSAGE for message in entry.input)
+        asked = sum(self._of(message) + PER_MESSAGE for message in entry.input)
         for blob in entry.blobs:
             if blob.hash in (entry.interaction.request_body, entry.interaction.params):
                 asked += self._count(blob.data.decode("utf-8", "replace"))
@@ -62,7 +60,7 @@ class Enricher:
         return Usage(input_tokens=asked, output_tokens=answered, source="estimated")
 
     def _of(self, message: Message) -> int:
-        return self._count("\n".join(_strings(message.raw)))
+        return self._count(text_of_message(message.raw))
 
 
 def _was_billed(interaction: Interaction) -> bool:
@@ -73,23 +71,3 @@ def _was_billed(interaction: Interaction) -> bool:
         return False
     last = interaction.attempts[-1]
     return last.status is None or last.status < 400
-
-
-def _strings(raw: bytes) -> list[str]:
-    """Every text inside a message; images and other data URLs do not count as text."""
-    found: list[str] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, str):
-            if not value.startswith("data:"):
-                found.append(value)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                if key not in ("role", "type", "id", "tool_call_id", "tool_use_id", "data"):
-                    walk(item)
-
-    walk(msgspec.json.decode(raw))
-    return found

@@ -16,6 +16,7 @@ from tocsin.core.messages import Message, content_hash, link, parse_message
 from tocsin.core.outcome import Outcome, outcome_of
 from tocsin.core.policy import Reply
 from tocsin.core.wire import OutputReader, reader_for
+from tocsin.runtime.interrupt import Interruption
 from tocsin.runtime.policies import close_chunks
 
 if TYPE_CHECKING:
@@ -34,25 +35,50 @@ class Exchange:
 
     A whole body is recorded before it is handed over; of a stream, everything before its last
     piece. So whatever a caller saw completed is in the journal.
+
+    ``stop`` ends it from outside, whatever it is doing. Through the gateway the task that enters
+    does nothing else until it leaves, so that task is interrupted wherever it waits. A program
+    that calls models in process (source ``sdk``) does other things between the pieces of a stream,
+    and may read it in another task: only who reads at that moment is interrupted.
     """
 
-    __slots__ = ("_call", "_done", "_reader", "_reply", "_runtime", "_started")
+    __slots__ = (
+        "_closing",
+        "_cut",
+        "_done",
+        "_reader",
+        "_reply",
+        "_runtime",
+        "_started",
+        "_task",
+        "_untouched",
+        "call",
+    )
 
     def __init__(self, runtime: "Runtime", call: Call) -> None:
         self._runtime = runtime
-        self._call = call
+        self.call = call
         self._reader: OutputReader | None = None
         self._reply: Reply | None = None
         self._done = False
+        self._cut: Interruption | None = None
+        self._task: asyncio.Task[object] | None = None
+        """What ``stop`` may interrupt."""
+        self._untouched = 0
         self._started = runtime.clock.monotonic_us()
 
     async def __aenter__(self) -> Reply:
-        runtime, call = self._runtime, self._call
+        runtime, call = self._runtime, self.call
         runtime.recorder.open(call)
-        runtime.watch.enter(call.id)
+        self._task = runtime.watch.enter(call.id)
+        if call.source != "gateway" and self._task is not None:
+            self._untouched = self._task.cancelling()
+        runtime.in_flight[call.id] = self
         try:
             reply = await runtime.onion(call.feature)(call)
             self._reply = reply
+            if self._cut is not None:
+                raise self._cut.error  # something on the way caught what interrupted it
             self._adopt(reply)
             if reply.chunks is None:
                 self._read_whole(reply)
@@ -61,11 +87,18 @@ class Exchange:
                 reply.chunks = _Recorded(self, reply.chunks)
         except BaseException as error:
             runtime.watch.stages.pop(call.id, None)
+            others = self._cut is not None and self._cut.release()
             if self._reply is not None and self._reply.chunks is not None:
                 await close_chunks(self._reply)
             self._fail(error)
+            if self._cut is not None:
+                self._leave_stopped(error, others)
+                if isinstance(error, Exception) and not isinstance(error, Denied):
+                    raise self._cut.error from None
             raise
         runtime.watch.stages.pop(call.id, None)
+        if call.source != "gateway":
+            self._task = None
         return reply
 
     async def __aexit__(
@@ -74,20 +107,83 @@ class Exchange:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._done:
+        cut = self._cut
+        if self._done and cut is None:
             return
+        others = cut is not None and cut.release()
         reply = self._reply
         if reply is not None and reply.chunks is not None:
             await close_chunks(reply)
         # The caller stopped reading before the end: it left, or the gateway gave up on it.
         self._fail(error if error is not None else asyncio.CancelledError())
+        if cut is not None:
+            self._leave_stopped(error, others)
+
+    # -- stopping --
+
+    def stop(self, error: CallError) -> "asyncio.Future[bool] | None":
+        """End the call now: its caller gets ``error``, as far as it can still be told anything.
+
+        Returns a future that is done when that has been said (see ``Interruption.over``); ``None``
+        when the call has ended.
+        To be called on the call's loop.
+        """
+        if self._done or self._cut is not None:
+            return None
+        cut = self._cut = Interruption(error)
+        if self._task is not None:
+            cut.press(self._task, self._untouched)
+        else:
+            # Nobody reads just now. The upstream goes; whoever reads next is told.
+            self._fail(error)
+            if self._reply is not None and self._reply.chunks is not None:
+                self._closing = asyncio.create_task(close_chunks(self._reply))
+            cut.finished(cut=True)
+        return cut.over
+
+    def check(self) -> None:
+        """Raise what stopped the call, when something on the way caught what interrupted it."""
+        cut = self._cut
+        if cut is not None:
+            self._fail(cut.error)
+            raise cut.error from None
+
+    async def read(self, source: AsyncIterator[bytes]) -> bytes:
+        """The next piece, for a program that may read in any task and does other things between.
+
+        Raises what stopped the call; otherwise what reading raises.
+        """
+        self.check()
+        task = self._task = asyncio.current_task()
+        if task is not None:
+            self._untouched = task.cancelling()
+        try:
+            return await source.__anext__()
+        except BaseException as error:
+            if (cut := self._cut) is not None:
+                others = cut.release()
+                self._fail(cut.error)
+                self._leave_stopped(error, others)
+                if isinstance(error, Exception):
+                    raise cut.error from None
+            raise
+        finally:
+            self._task = None
+
+    def _leave_stopped(self, error: BaseException | None, others: bool) -> None:
+        """Raise what stopped the call in place of the cancellation that it was stopped with."""
+        cut = self._cut
+        assert cut is not None
+        cut.finished(cut=self.call.draft.outcome == "cancelled")
+        if isinstance(error, asyncio.CancelledError) and not others:
+            raise cut.error from None
 
     def refused(self, error: CallError) -> None:
         """Record a call that was turned away at the door."""
         self._fail(error)
 
     def _adopt(self, reply: Reply) -> None:
-        call = self._call
+        call = self.call
         encoding = reply.header(b"content-encoding")
         self._reader = reader_for(
             call.dialect,
@@ -99,7 +195,7 @@ class Exchange:
 
     def _read_whole(self, reply: Reply) -> None:
         body = reply.body or b""
-        call, reader = self._call, self._reader
+        call, reader = self.call, self._reader
         assert reader is not None
         call.draft.output_bytes = len(body)
         reader.feed_body(body)
@@ -111,14 +207,23 @@ class Exchange:
 
     def first_chunk(self) -> None:
         """Note when the first piece of a stream came."""
-        self._call.draft.first_chunk_us = self._runtime.clock.monotonic_us() - self._started
+        self.call.draft.first_chunk_us = self._runtime.clock.monotonic_us() - self._started
 
     def _fail(self, error: BaseException) -> None:
         """Close the record of a call that has no whole answer."""
-        draft = self._call.draft
+        if self._done:
+            return
+        draft, cut = self.call.draft, self._cut
         if self._reader is not None:
             self._reader.finish()
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        # A policy that gives the order in the call's own name refuses it: that is no cut.
+        if cut is not None and (error is cut.error or not isinstance(error, Denied)):
+            draft.outcome = "cancelled"
+            draft.error_type = cut.error.code
+            draft.error_message = cut.error.message
+            if self._reply is None:
+                draft.status = cut.error.status
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             draft.outcome = "cancelled"
             draft.error_type = "client_disconnected"
             draft.error_message = "The caller left before the answer was complete."
@@ -139,7 +244,8 @@ class Exchange:
         if self._done:
             return
         self._done = True
-        call = self._call
+        call = self.call
+        self._runtime.in_flight.pop(call.id, None)
         try:
             interaction, output = self._interaction(response)
         except Exception:
@@ -154,7 +260,7 @@ class Exchange:
         self._runtime.learn(call, interaction, output)
 
     def _interaction(self, response: bytes | None) -> tuple[Interaction, Message | None]:
-        call, reader = self._call, self._reader
+        call, reader = self.call, self._reader
         draft, identity = call.draft, call.draft.identity
         output = self._output()
         new_from = identity.new_from if identity is not None else 0
@@ -203,19 +309,19 @@ class Exchange:
 
     def _output(self) -> Message | None:
         """The answer as a message, as far as it came."""
-        if self._reader is None or self._call.operation not in _GENERATED:
+        if self._reader is None or self.call.operation not in _GENERATED:
             return None
         raw = self._reader.output_message()
         if raw is None:
             return None
         output = parse_message(raw)
         if output.calls:
-            self._call.draft.tool_ids = tuple([tool.id for tool in output.calls])
+            self.call.draft.tool_ids = tuple([tool.id for tool in output.calls])
         return output
 
     def _last_attempt(self) -> Attempt | None:
         """The attempt that answered. A streamed one lasts as long as its stream."""
-        attempts = self._call.draft.attempts
+        attempts = self.call.draft.attempts
         if not attempts:
             return None
         if len(attempts) > 1 or attempts[0].error is not None:
@@ -223,14 +329,14 @@ class Exchange:
                 a if a.error is None else msgspec.structs.replace(a, error=self._clean(a.error))
                 for a in attempts
             ]
-        if self._call.draft.first_chunk_us is not None:
+        if self.call.draft.first_chunk_us is not None:
             lasted = self._runtime.clock.now_us() - attempts[-1].started_at
             attempts[-1] = msgspec.structs.replace(attempts[-1], duration_us=lasted)
         return attempts[-1]
 
     def _outcome(self) -> Outcome:
         """What became of the call: from the draft where somebody said it, else from the answer."""
-        draft, reader, call = self._call.draft, self._reader, self._call
+        draft, reader, call = self.call.draft, self._reader, self.call
         if draft.outcome is not None:
             return draft.outcome
         status = draft.status or 0
@@ -268,9 +374,13 @@ class _Recorded:
         reader = exchange._reader
         assert reader is not None
         try:
-            data = await self._source.__anext__()
+            if exchange.call.source == "gateway":
+                data = await self._source.__anext__()
+            else:
+                data = await exchange.read(self._source)
         except StopAsyncIteration:
             if not exchange._done:
+                exchange.check()
                 reader.finish()
                 exchange.finish(response=None)
                 await exchange._runtime.recorder.durable()
@@ -278,10 +388,12 @@ class _Recorded:
         except BaseException as error:
             exchange._fail(error)
             raise
+        if exchange._cut is not None:
+            exchange.check()
         if self._first:
             self._first = False
             exchange.first_chunk()
-        exchange._call.draft.output_bytes += len(data)
+        exchange.call.draft.output_bytes += len(data)
         reader.feed(data)
         if reader.terminal and not exchange._done:
             exchange.finish(response=None)

@@ -45,10 +45,12 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
-    def enter(self, call_id: str) -> None:
-        """A call begins, in the current task."""
+    def enter(self, call_id: str) -> "asyncio.Task[object] | None":
+        """A call begins, in the current task, which is returned."""
         # Naming the loop spares a system call that looks for forks.
-        self.stages[call_id] = Stage(asyncio.current_task(self._loop))
+        task = asyncio.current_task(self._loop)
+        self.stages[call_id] = Stage(task)
+        return task
 
     def stop(self) -> None:
         """Stop ticking."""

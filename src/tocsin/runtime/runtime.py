@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tocsin.core.call import Call
 from tocsin.core.clock import Clock
@@ -21,6 +21,7 @@ Modes = Callable[[str, str], Mode]
 """(feature, policy name) → mode."""
 
 
+@runtime_checkable
 class Learner(Protocol):
     """Something that must know of a call's end before its caller does, such as stitching."""
 
@@ -47,6 +48,8 @@ class Runtime:
         self.recorder = recorder
         self.clock = clock
         self.watch = Watch()
+        self.in_flight: dict[str, Exchange] = {}
+        """By call id, until the record is closed: what a stop may cut."""
         self._policies = policies
         self._modes = modes
         self._dispatch = dispatch
@@ -87,6 +90,10 @@ class Runtime:
                 learner.learn(call, interaction, output)
             except Exception:
                 log.exception("%s could not learn of call %s", type(learner).__name__, call.id)
+
+    def enforces(self, feature: str, policy: str) -> bool:
+        """Whether a policy acts on a feature's calls, and does not only observe them."""
+        return self._modes(feature, policy) == "enforce"
 
     def modes(self) -> Mapping[str, Mode]:
         """The mode of each policy for a feature without settings of its own."""

@@ -15,7 +15,7 @@ from tocsin.core.domain import Alert
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.messages import Hash, Message
 from tocsin.core.outcome import Outcome
-from tocsin.core.stops import Ending, Stop
+from tocsin.core.stops import Ending, Stop, StopScope
 from tocsin.core.supervision import Finding, RunWatch
 from tocsin.store.ledger_api import LedgerBook
 
@@ -351,12 +351,23 @@ class Store(Protocol):
         """Grows with every change to the stops. Cheap: asked several times a second."""
         ...
 
-    def stops(self, *, standing: bool = False, limit: int = 200) -> list[Stop]:
-        """Newest first."""
+    def stops(
+        self,
+        *,
+        standing: bool = False,
+        scope: StopScope | None = None,
+        value: str | None = None,
+        limit: int = 200,
+    ) -> list[Stop]:
+        """Newest first; of one scope, and of one value in it, when given."""
         ...
 
     def stop(self, stop_id: str) -> Stop | None: ...
-    def raise_alerts(self, alerts: Sequence[Alert]) -> None: ...
+    def raise_alerts(self, alerts: Sequence[Alert]) -> None:
+        """Take each word on an alert in turn. What is known already is not counted again, and what
+        does not fire cannot be resolved."""
+        ...
+
     def alerts(self, *, firing: bool = False, limit: int = 200) -> list[AlertRow]:
         """Last changed first."""
         ...

@@ -171,6 +171,11 @@ class Journal:
         self._delete(segment)
 
     @property
+    def room(self) -> int:
+        """Bytes that the payload of one more frame may have before a new file begins."""
+        return self._current.capacity - self._current.size - _HEAD.size
+
+    @property
     def crowded(self) -> bool:
         """Whether there are files besides the current one, which ``release`` may delete."""
         return bool(self._old)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _IDLE = 8
 _APART = re.compile(r"[\W_]+")
-_TABLES = ("interactions", "packs", "contents", "nodes", "runs", "shared", "tool_calls", "search")
+_TABLES = (
+    *("interactions", "packs", "contents", "nodes", "runs", "shared", "tool_calls", "search"),
+    *("stops", "alerts", "findings", "run_watches"),
+)
 
 
 class PostgresDatabase:

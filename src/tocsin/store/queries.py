@@ -23,6 +23,8 @@ def _texts(dialect: str) -> dict[str, str]:
     for path in [*sorted(SQL.glob("*.sql")), SQL / dialect / "queries.sql"]:
         parts = _NAME.split(path.read_text())
         for name, body in zip(parts[1::2], parts[2::2], strict=True):
+            if name in texts and path.parent == SQL:
+                raise ValueError(f"two queries are called {name}; one of them is in {path.name}")
             texts[name] = _COMMENT.sub("", body).strip().rstrip(";")
     return texts
 

@@ -8,11 +8,15 @@ from typing import TypeVar
 import msgspec
 
 from tocsin.core.clock import Clock
+from tocsin.core.domain import Alert
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.messages import Hash, Message
-from tocsin.store import admin, analytics, exporting, reading, search
+from tocsin.core.stops import Ending, Stop, StopScope
+from tocsin.core.supervision import Finding, RunWatch
+from tocsin.store import admin, analytics, exporting, reading, search, supervision
 from tocsin.store.analytics import Question
 from tocsin.store.api import (
+    AlertRow,
     AuditRow,
     Filter,
     KeyRow,
@@ -32,6 +36,8 @@ from tocsin.store.api import (
 from tocsin.store.append import Appender
 from tocsin.store.database import Database
 from tocsin.store.duck import Duck, Scan
+from tocsin.store.ledger import RelationalBook
+from tocsin.store.ledger_api import LedgerBook
 from tocsin.store.repacking import repack
 from tocsin.store.retention import NOTHING, Sweeper, add
 from tocsin.store.schema import ensure
@@ -219,6 +225,76 @@ class RelationalStore:
     def audit(self, *, limit: int = 100) -> list[AuditRow]:
         with self._database.read() as session:
             return admin.audit(session, limit)
+
+    # -- supervision --
+
+    def add_stop(self, stop: Stop) -> Stop:
+        with self._database.write() as session:
+            return supervision.add_stop(session, stop)
+
+    def end_stop(self, stop_id: str, ending: Ending, *, by: str, at: int, note: str = "") -> Stop:
+        with self._database.write() as session:
+            return supervision.end_stop(session, stop_id, ending, by=by, at=at, note=note)
+
+    def note_cut(self, stop_id: str, cut: int, took_us: int) -> None:
+        with self._database.write() as session:
+            supervision.note_cut(session, stop_id, cut, took_us)
+
+    def stops_version(self) -> int:
+        with self._database.read() as session:
+            return supervision.stops_version(session)
+
+    def stops(
+        self,
+        *,
+        standing: bool = False,
+        scope: StopScope | None = None,
+        value: str | None = None,
+        limit: int = 200,
+    ) -> list[Stop]:
+        with self._database.read() as session:
+            return supervision.stops(
+                session, standing=standing, scope=scope, value=value, limit=limit
+            )
+
+    def stop(self, stop_id: str) -> Stop | None:
+        with self._database.read() as session:
+            return supervision.stop(session, stop_id)
+
+    def raise_alerts(self, alerts: Sequence[Alert]) -> None:
+        if alerts:
+            with self._database.write() as session:
+                supervision.raise_alerts(session, alerts)
+
+    def alerts(self, *, firing: bool = False, limit: int = 200) -> list[AlertRow]:
+        with self._database.read() as session:
+            return supervision.alerts(session, firing=firing, limit=limit)
+
+    def add_findings(self, findings: Sequence[Finding]) -> None:
+        if findings:
+            with self._database.write() as session:
+                supervision.add_findings(session, findings)
+
+    def findings(self, *, run_id: str | None = None, limit: int = 500) -> list[Finding]:
+        with self._database.read() as session:
+            return supervision.findings(session, run_id=run_id, limit=limit)
+
+    def save_watches(self, runs: Sequence[RunWatch]) -> None:
+        if runs:
+            with self._database.write() as session:
+                supervision.save_watches(session, runs)
+
+    def watches(self, *, since: int, limit: int = 100) -> list[RunWatch]:
+        with self._database.read() as session:
+            return supervision.watches(session, since=since, limit=limit)
+
+    def watch(self, run_id: str) -> RunWatch | None:
+        with self._database.read() as session:
+            return supervision.watch(session, run_id)
+
+    @property
+    def ledger(self) -> LedgerBook:
+        return RelationalBook(self._database)
 
     # -- care --
 

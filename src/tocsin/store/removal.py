@@ -8,7 +8,7 @@ import msgspec
 
 from tocsin.core.interaction import Interaction
 from tocsin.core.messages import ROOT, Hash
-from tocsin.store import packs, search
+from tocsin.store import packs, search, supervision
 from tocsin.store.api import Swept
 from tocsin.store.database import Database, Row, Session
 from tocsin.store.packs import Place
@@ -105,7 +105,8 @@ class Removal:
     def _drop_runs(self, keys: list[int]) -> int:
         """Delete runs without interactions, add the others up again."""
         session = self._session
-        dead = [row[0] for row in session.listed("delete_empty_runs", keys)]
+        dead = [row[1] for row in session.listed("delete_empty_runs", keys)]
+        supervision.forget_runs(session, dead)
         for row in session.listed("run_sums", keys):
             self.survivors.append(row[0])
             _refresh_run(session, row)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tocsin.core.interaction import Interaction
-from tocsin.store import reading, records
+from tocsin.store import reading, records, supervision
 from tocsin.store.api import Swept
 from tocsin.store.database import Database, Row, Session
 from tocsin.store.packs import Place, read_items
@@ -56,7 +56,9 @@ class Sweeper:
 
     def by_age(self, older_than: int, batch: int) -> Swept:
         """Delete what started before ``older_than``."""
-        return self._oldest(older_than, batch, lambda: True)
+        total = self._oldest(older_than, batch, lambda: True)
+        supervision.forget_old(self._database, older_than)
+        return total
 
     def by_size(self, max_bytes: int, batch: int) -> Swept:
         """Delete the oldest until what lives takes at most ``max_bytes``."""
@@ -117,6 +119,8 @@ class Sweeper:
                     started = time.perf_counter()
                     total = add(total, self._delete_user_slice(session, victims))
                 slices.took(time.perf_counter() - started)
+        with self._database.write() as session:
+            supervision.forget_name(session, end_user)
         return total
 
     def _delete_user_slice(self, session: Session, victims: list[Victim]) -> Swept:
@@ -124,6 +128,7 @@ class Sweeper:
         swept = removal.delete(victims)
         for key in removal.survivors:
             _refresh_identity(session, key)
+        supervision.forget_keys(session, removal.survivors)
         seqs = msgspec.json.encode([victim.seq for victim in victims]).decode()
         session.run("add_purge", (_FOREVER, 0, 0, seqs))
         return swept

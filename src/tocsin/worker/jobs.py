@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -23,6 +23,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     every_s: float
     run: Callable[[], Awaitable[bool]]
+    trouble: Callable[[], Mapping[str, str]] | None = None
+    """What fails inside a job that goes on all the same: error by name."""
 
 
 class Worker:
@@ -55,7 +57,7 @@ class Worker:
             more = False
             try:
                 more = await job.run()
-                self.trouble.pop(job.name, None)
+                self._went_through(job)
             except StoreError as error:
                 self.trouble[job.name] = str(error)
                 log.warning("%s: %s; trying again in %g s", job.name, error, job.every_s)
@@ -67,6 +69,13 @@ class Worker:
                     await asyncio.wait_for(self._stop.wait(), job.every_s)
                 except TimeoutError:
                     continue
+
+    def _went_through(self, job: Job) -> None:
+        inside = job.trouble() if job.trouble is not None else {}
+        if inside:
+            self.trouble[job.name] = "; ".join(f"{name}: {said}" for name, said in inside.items())
+        else:
+            self.trouble.pop(job.name, None)
 
 
 def store_jobs(store: Store, settings: StoreSettings, clock: Clock) -> tuple[Job, ...]:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from tocsin.core.outcome import OUTCOMES
-from tocsin.dashboard import charts, filters, fmt, render, scales, series
+from tocsin.dashboard import attention, charts, filters, fmt, render, scales, series
 from tocsin.dashboard.filters import Query
 from tocsin.dashboard.view import View
 from tocsin.store.api import FeatureSummary, Overview, SpendBy, SpendRow
@@ -40,6 +40,7 @@ async def overview(view: View) -> Response:
     context = await view.read(_context, data, query, everything)
     if query.get("feature"):
         context["slices"] = await view.read(_slices, view, query)
+    context["attention"] = await view.read(attention.attention, view.deps.store)
     return await view.page("overview.html", section="overview", query=query, **context)
 
 
@@ -147,6 +148,7 @@ async def _empty(view: View, query: Query) -> Response:
         "overview_empty.html",
         section="overview",
         query=query,
+        attention=await view.read(attention.attention, view.deps.store),
         newest=newest,
         elsewhere=elsewhere,
     )

@@ -9,7 +9,17 @@ from starlette.responses import RedirectResponse, Response
 
 from tocsin.core.errors import NotFound
 from tocsin.core.interaction import Interaction
-from tocsin.dashboard import charts, exports, filters, fmt, render, scales, story, timing
+from tocsin.dashboard import (
+    charts,
+    exports,
+    filters,
+    fmt,
+    render,
+    scales,
+    story,
+    supervised,
+    timing,
+)
 from tocsin.dashboard.filters import segment
 from tocsin.dashboard.story import STEPS_PER_PAGE, StepMessages
 from tocsin.dashboard.view import View, key_names
@@ -80,11 +90,14 @@ def _context(view: View, run_id: str) -> dict[str, Any]:
     told = story.tell(found.offset + 1, found.steps, found.messages, found.following)
     points = found.points
     keys = key_names(store) if row.key_id else {}
+    watched = supervised.supervised(store, row, points, found.offset, len(found.steps))
     return {
         "run": row,
         "key_name": keys.get(row.key_id or ""),
         "story": told,
-        "charts": run_charts(row, points, found.offset, len(found.steps)),
+        "charts": [] if watched.strip else run_charts(row, points, found.offset, len(found.steps)),
+        **msgspec.structs.asdict(watched),
+        "may_act": view.may("operator") and view.deps.switch is not None,
         "pager": _pager(row, found),
         "source": found.steps[0].run_source if found.steps else None,
         "took": timing.took(points),

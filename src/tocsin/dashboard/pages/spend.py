@@ -7,12 +7,17 @@ import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 
+from tocsin.core.ledger import Account
 from tocsin.dashboard import charts, filters, fmt, scales, series
+from tocsin.dashboard.budgets import Budget, budgets
 from tocsin.dashboard.filters import Query, segment
 from tocsin.dashboard.view import View, key_names
 from tocsin.store.api import Spend, SpendBy, SpendRow, Store
 
 _TOP = 5
+_BUDGETS = 6
+"""Accounts that are shown before "all"."""
+_MOST_BUDGETS = 500
 TABS: Mapping[SpendBy, str] = {
     "feature": "Feature",
     "model": "Model",
@@ -49,9 +54,40 @@ async def spend(view: View) -> Response:
     context: dict[str, Any] = {"lines": [], "chart": None, "rest": None}
     if not nothing:
         context = await view.read(_context, view, data, query)
+    rows, hidden = await view.read(_budgets, view)
     return await view.page(
-        "spend.html", section="spend", query=query, data=data, tabs=TABS, nothing=nothing, **context
+        "spend.html",
+        section="spend",
+        query=query,
+        data=data,
+        tabs=TABS,
+        nothing=nothing,
+        budget_rows=rows,
+        more_budgets=hidden,
+        limits_set=len(view.deps.settings().limits) or len(rows),
+        **context,
     )
+
+
+def _budgets(view: View) -> tuple[list[Budget], int]:
+    """The accounts that are nearest to their limits, and how many are left out."""
+    accounts = [one for one in view.deps.limits() if _countable(one)]
+    store = view.deps.store
+    keys = key_names(store) if any(one.limit.scope == "key" for one in accounts) else {}
+    everything = view.request.query_params.get("budgets") == "all"
+    found = budgets(accounts, keys, {})[: _MOST_BUDGETS if everything else _BUDGETS]
+    shown = [one.account for one in found]
+    runs = {one.run_id or one.value for one in shown if one.run_id or one.limit.scope == "run"}
+    known = (store.run(run_id) for run_id in runs)
+    titles = {run.id: run.title for run in known if run is not None and run.title}
+    return budgets(shown, keys, titles), len(accounts) - len(shown)
+
+
+def _countable(account: Account) -> bool:
+    """Whether a limit names an amount; depth and time alone leave nothing to draw."""
+    limit = account.limit
+    named = (limit.nano_usd, limit.tokens, limit.calls, limit.tool_calls)
+    return any(most is not None for most in named)
 
 
 def _context(view: View, data: Spend, query: Query) -> dict[str, Any]:

@@ -283,8 +283,8 @@
       if (busy) return;
       try {
         const page = new DOMParser().parseFromString(await load(location.href), "text/html");
-        const fresh = page.querySelector("[data-live]");
-        if (!fresh) return;
+        const fresh = page.getElementById(place.id);
+        if (!fresh || place.contains(document.activeElement)) return;
         place.replaceChildren(...fresh.childNodes);
         const answer = page.querySelector(".answer");
         if (answer) document.querySelector(".answer").textContent = answer.textContent;

@@ -67,7 +67,12 @@ def _verdict(reward: Any) -> dict[str, str]:
     """tau-bench pays 1 for a solved task and nothing for any other."""
     if isinstance(reward, bool) or not isinstance(reward, int | float):
         return {}
-    return {"reward": f"{reward:g}", "success": "true" if reward >= 1 else "false"}
+    solved = reward >= 1
+    return {
+        "reward": f"{reward:g}",
+        "success": "true" if solved else "false",
+        "result": "success" if solved else "failure",
+    }
 
 
 FORMAT = Format(name="tau-bench", title="tau-bench trajectories", matches=matches, read=read)

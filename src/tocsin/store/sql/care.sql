@@ -48,7 +48,7 @@ UPDATE packs SET codec = ?, data = ? WHERE id = ?;
 -- name: delete_empty_runs
 DELETE FROM runs WHERE key IN ({list})
 AND NOT EXISTS (SELECT 1 FROM interactions WHERE interactions.run = runs.key)
-RETURNING key;
+RETURNING key, id;
 
 -- name: shared_edge
 SELECT content, run FROM shared WHERE (content, run) > (?, ?)

@@ -183,3 +183,147 @@ CREATE TABLE purges (
     before_seq INTEGER NOT NULL,
     seqs TEXT NOT NULL
 );
+
+-- One account for each limit, value of its scope, and run (where the limit is per run). `id` is a
+-- hash of the three. `latest` is the newest window that anybody was granted something in: no
+-- process goes back behind it.
+CREATE TABLE ledger_accounts (
+    id BLOB NOT NULL PRIMARY KEY,
+    limit_name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    latest INTEGER NOT NULL,
+    touched_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX ledger_accounts_limit ON ledger_accounts (limit_name, touched_at);
+CREATE INDEX ledger_accounts_touched_at ON ledger_accounts (touched_at);
+
+-- What an account has seen in one step of time. `uncertain` and `estimated` are parts of `spent`;
+-- `extra` was added to the limit by hand.
+CREATE TABLE ledger_buckets (
+    account BLOB NOT NULL,
+    start INTEGER NOT NULL,
+    first_at INTEGER NOT NULL,
+    spent_nano_usd INTEGER NOT NULL,
+    spent_tokens INTEGER NOT NULL,
+    spent_calls INTEGER NOT NULL,
+    spent_tool_calls INTEGER NOT NULL,
+    uncertain_nano_usd INTEGER NOT NULL,
+    uncertain_tokens INTEGER NOT NULL,
+    uncertain_calls INTEGER NOT NULL,
+    uncertain_tool_calls INTEGER NOT NULL,
+    estimated_nano_usd INTEGER NOT NULL,
+    estimated_tokens INTEGER NOT NULL,
+    estimated_calls INTEGER NOT NULL,
+    estimated_tool_calls INTEGER NOT NULL,
+    extra_nano_usd INTEGER NOT NULL,
+    extra_tokens INTEGER NOT NULL,
+    extra_calls INTEGER NOT NULL,
+    extra_tool_calls INTEGER NOT NULL,
+    PRIMARY KEY (account, start)
+) WITHOUT ROWID;
+
+-- What a process may spend without asking; `held` is the part of it that calls under way have
+-- reserved. `wanted` asks for what is not held.
+CREATE TABLE ledger_leases (
+    account BLOB NOT NULL,
+    start INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    nano_usd INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    tool_calls INTEGER NOT NULL,
+    held_nano_usd INTEGER NOT NULL,
+    held_tokens INTEGER NOT NULL,
+    held_calls INTEGER NOT NULL,
+    held_tool_calls INTEGER NOT NULL,
+    wanted INTEGER NOT NULL,
+    PRIMARY KEY (account, start, holder)
+) WITHOUT ROWID;
+
+CREATE INDEX ledger_leases_holder ON ledger_leases (holder);
+
+-- Processes that spend. `home` is the folder with the process's journal, `applied` the last batch
+-- of its journal that is in the buckets.
+CREATE TABLE ledger_holders (
+    id TEXT NOT NULL PRIMARY KEY,
+    home TEXT NOT NULL,
+    applied INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL,
+    fenced INTEGER NOT NULL
+);
+
+-- Which run started which.
+CREATE TABLE ledger_runs (
+    id TEXT NOT NULL PRIMARY KEY,
+    parent TEXT NOT NULL,
+    linked_at INTEGER NOT NULL
+);
+
+CREATE INDEX ledger_runs_linked_at ON ledger_runs (linked_at);
+
+-- Standing orders. `stops_head` counts the changes to them, so that a process sees with one look
+-- whether it knows them all.
+CREATE TABLE stops (
+    id TEXT NOT NULL PRIMARY KEY,
+    scope TEXT NOT NULL,
+    value TEXT NOT NULL,
+    action TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    given_by TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    feature TEXT NOT NULL,
+    evidence TEXT NOT NULL,
+    ended_at INTEGER,
+    ended_by TEXT,
+    ending TEXT,
+    note TEXT NOT NULL,
+    cut INTEGER NOT NULL,
+    took_us INTEGER
+);
+
+CREATE INDEX stops_value ON stops (scope, value);
+CREATE INDEX stops_at ON stops (at);
+
+CREATE TABLE stops_head (
+    only_row INTEGER PRIMARY KEY,
+    version INTEGER NOT NULL
+);
+
+INSERT INTO stops_head (only_row, version) VALUES (1, 0);
+
+-- One row for each fingerprint: the last word on it.
+CREATE TABLE alerts (
+    fingerprint TEXT NOT NULL PRIMARY KEY,
+    state TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    first_at INTEGER NOT NULL,
+    times INTEGER NOT NULL,
+    record TEXT NOT NULL
+);
+
+CREATE INDEX alerts_at ON alerts (at);
+
+-- What detectors found in runs; `record` is the whole finding as JSON.
+CREATE TABLE findings (
+    run_id TEXT NOT NULL,
+    call INTEGER NOT NULL,
+    detector TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (run_id, call, detector, stage)
+);
+
+CREATE INDEX findings_at ON findings (at);
+
+-- How each run stands; `record` is the whole row as JSON.
+CREATE TABLE run_watches (
+    run_id TEXT NOT NULL PRIMARY KEY,
+    last_at INTEGER NOT NULL,
+    tokens_since_new INTEGER NOT NULL,
+    record TEXT NOT NULL
+);
+
+CREATE INDEX run_watches_last_at ON run_watches (last_at);

@@ -1,0 +1,120 @@
+"""``LedgerPolicy``: which accounts a call falls under. What is reserved, the budget sees to."""
+
+from collections.abc import Callable
+
+from tocsin.core.call import Call
+from tocsin.core.interaction import Interaction, Mode
+from tocsin.core.ledger import Limit
+from tocsin.core.messages import Message
+from tocsin.core.policy import FailureMode, Next, Reply
+from tocsin.ledger import words
+from tocsin.ledger.bounds import is_billed
+from tocsin.ledger.budget import CallBudget, watch
+from tocsin.ledger.ledger import Falls, Ledger
+from tocsin.ledger.limits import caps_of
+from tocsin.ledger.till import Purse
+
+WARNING = b"tocsin-budget-warning"
+
+
+class LedgerPolicy:
+    """Holds calls to the limits. ``mode`` is that of a feature: whether a refusal is only noted."""
+
+    name = "ledger"
+    failure: FailureMode = "closed"
+    timeout_s = 10.0
+
+    def __init__(self, ledger: Ledger, mode: Callable[[str], Mode]) -> None:
+        self._ledger = ledger
+        self._mode = mode
+
+    async def __call__(self, call: Call, next: Next) -> Reply:
+        ledger = self._ledger
+        if not ledger.limits or not is_billed(call):
+            return await next(call)
+        falls, depth = await self._falls(call)
+        mode = self._mode(call.feature)
+        if falls.purses:
+            call.draft.budget = CallBudget(ledger, call, falls.purses, mode)
+            self._warn(call, falls.purses)
+        if falls.deep is not None and depth > (falls.deep[0].depth or 0):
+            run_id = call.draft.identity.run_id if call.draft.identity is not None else call.id
+            raise words.too_deep(*falls.deep, run_id, depth)
+        if falls.timed:
+            await self._check_time(falls.timed)
+        return await next(call)
+
+    def learn(self, call: Call, interaction: Interaction, output: Message | None) -> None:
+        """Settle what the call has reserved."""
+        budget = call.draft.budget
+        if isinstance(budget, CallBudget):
+            self._ledger.bounds.learn(call, interaction)
+            budget.finish(call, interaction, output)
+
+    # -- accounts --
+
+    async def _falls(self, call: Call) -> tuple[Falls, int]:
+        """What a call falls under, and how many ancestors its run has. Raises ``BadRequest`` for a
+        parent that cannot be one."""
+        ledger = self._ledger
+        run_id = ""
+        above: tuple[str, ...] = ()
+        if ledger.needs_runs:
+            identity = call.draft.identity
+            run_id = identity.run_id if identity is not None else call.id
+            parent = identity.parent_run_id if identity is not None else None
+            alone = not ledger.till.company
+            known = ledger.runs.ancestors(run_id, parent, alone=alone)
+            above = known if known is not None else await ledger.runs.ask(call, run_id, parent)
+        principal = call.principal
+        names = (call.feature, principal.key_id or "", principal.name, call.end_user, run_id)
+        found = ledger.resolved.get((*names, *above))
+        if found is None:
+            ledger.forget()
+            found = ledger.resolved[(*names, *above)] = self._resolve(call, run_id, above)
+        return found, len(above)
+
+    def _resolve(self, call: Call, run_id: str, above: tuple[str, ...]) -> Falls:
+        ledger = self._ledger
+        named: list[tuple[Limit, str, str]] = []
+        deep: list[tuple[Limit, str]] = []
+        for limit, value in ledger.matcher.of(call):
+            deep.append((limit, value))
+            runs = (run_id, *above) if limit.per == "run" else ("",)
+            named += [(limit, value, run) for run in runs]
+        for run in (run_id, *above) if run_id else ():
+            for limit in ledger.matcher.of_run(run):
+                if run == run_id:
+                    deep.append((limit, run))
+                # Of the scope `run` the value is the run; per run it is named as such, too.
+                named.append((limit, run, run if limit.per == "run" else ""))
+        strictest = [one for one in deep if one[0].depth is not None]
+        purses = [ledger.till.purse(*one) for one in named if _counts(one[0])]
+        return Falls(
+            purses=tuple(purses),
+            timed=tuple([purse for purse in purses if purse.limit.wall_us is not None]),
+            deep=min(strictest, key=lambda one: one[0].depth or 0, default=None),
+        )
+
+    async def _check_time(self, timed: tuple[Purse, ...]) -> None:
+        """Raise ``BudgetExceeded`` for a call that comes too long after its account's first."""
+        for pool in await self._ledger.opened(timed):
+            first_at, now = pool.known.first_at, self._ledger.clock.now_us()
+            wall_us = pool.account.limit.wall_us
+            if first_at is not None and wall_us is not None and now - first_at > wall_us:
+                raise words.out_of_time(pool, first_at, now)
+
+    def _warn(self, call: Call, purses: tuple[Purse, ...]) -> None:
+        """Add a header for each account that is past a fraction at which to warn."""
+        for purse in purses:
+            pool = purse.pool
+            if pool is None or not pool.opened or not purse.limit.warn_at:
+                continue
+            share = watch(self._ledger, pool, call.feature)
+            if share:
+                call.draft.notices.append((WARNING, words.warning_header(pool, share)))
+
+
+def _counts(limit: Limit) -> bool:
+    """Whether anything of a limit has to be added up."""
+    return limit.wall_us is not None or any(cap is not None for cap in caps_of(limit))

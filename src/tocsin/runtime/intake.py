@@ -1,0 +1,141 @@
+"""How a request becomes a ``Call``: the routes, what its headers say, what its body asks.
+
+Every front door takes its calls in here, so that one app gets the same record and the same rules
+whichever door it came through.
+"""
+
+from tocsin.core.call import Call, Draft, Headers, Principal
+from tocsin.core.credentials import PREFIX
+from tocsin.core.errors import BadRequest, CallError, Forbidden
+from tocsin.core.ids import is_safe_id, new_id
+from tocsin.core.interaction import Dialect, Operation, Source
+from tocsin.core.messages import chain
+from tocsin.core.wire import ParsedRequest, parse_request
+
+ROUTES: dict[str, tuple[Dialect, Operation]] = {
+    "/v1/chat/completions": ("openai", "chat"),
+    "/v1/completions": ("openai", "text_completion"),
+    "/v1/embeddings": ("openai", "embeddings"),
+    "/v1/responses": ("openai", "generate_content"),
+    "/v1/models": ("openai", "models"),
+    "/v1/messages": ("anthropic", "chat"),
+    "/v1/messages/count_tokens": ("anthropic", "count_tokens"),
+}
+"""Paths whose bodies are read; any other under ``/v1/`` passes through, operation ``other``."""
+
+ERROR_HEADER = b"tocsin-error"
+"""Header of an answer that is an error of ours, whatever the dialect: its code."""
+
+_NOTHING = ParsedRequest()
+
+
+def dialect_of(path: str, headers: Headers) -> Dialect:
+    """Of a path that both dialects may have: clients of Anthropic always send their version."""
+    known = ROUTES.get(path)
+    if known is not None and known[1] != "models":
+        return known[0]
+    for name, _ in headers:
+        if name == b"anthropic-version":
+            return "anthropic"
+    return "openai"
+
+
+def take_in(
+    source: Source,
+    method: str,
+    path: str,
+    query: bytes,
+    headers: Headers,
+    principal: Principal,
+    body: bytes,
+    now_us: int,
+) -> tuple[Call, CallError | None]:
+    """The call, and what is wrong with it: a call that is refused is recorded all the same.
+
+    ``headers`` have their names in lower case; ``body`` is whole and decompressed.
+    """
+    dialect, operation = ROUTES.get(path) or (dialect_of(path, headers), "other")
+    if operation == "models":
+        dialect = dialect_of(path, headers)
+    feature, user, agent = _said(headers)
+    name_of = _feature(feature, principal)
+    refused: CallError | None = None
+    parsed = _NOTHING
+    try:
+        _check_feature(name_of, principal)
+        if PREFIX in query:
+            raise BadRequest(
+                "A Tocsin key stands in the URL, where logs of others would keep it. Send it "
+                "as a header, and revoke this one.",
+                code="key_in_url",
+            )
+        if body or method == "POST":
+            parsed = parse_request(dialect, operation, body)
+    except CallError as error:
+        refused = error
+    call = Call(
+        id=new_id("call", now_us),
+        source=source,
+        dialect=dialect,
+        operation=operation,
+        method=method,
+        path=path,
+        query=query,
+        headers=headers,
+        body=body,
+        started_at=now_us,
+        feature=name_of or "default",
+        principal=principal,
+        end_user=user or parsed.end_user,
+        agent=agent,
+        model=parsed.model,
+        stream=parsed.stream,
+        max_output_tokens=parsed.max_output_tokens,
+        messages=parsed.messages,
+        nodes=chain(parsed.messages),
+        params=parsed.params,
+        draft=Draft(response_ref=parsed.response_ref, conversation_ref=parsed.conversation_ref),
+    )
+    return call, refused
+
+
+def answer_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """What Tocsin adds to an answer's head: the call, its run, and what policies have to say."""
+    headers = [(b"tocsin-call-id", call.id.encode())]
+    draft = call.draft
+    if draft.identity is not None:
+        headers.append((b"tocsin-run-id", draft.identity.run_id.encode()))
+    if draft.notices:
+        headers += draft.notices
+    return headers
+
+
+def _said(headers: Headers) -> tuple[bytes | None, str | None, str | None]:
+    """What the caller's ``tocsin-`` headers say: feature, end user, agent."""
+    feature = user = agent = None
+    for name, value in headers:
+        if name[:7] == b"tocsin-":
+            if name == b"tocsin-feature":
+                feature = value
+            elif name == b"tocsin-user":
+                user = value.decode("latin-1")[:512]
+            elif name == b"tocsin-agent":
+                agent = value.decode("latin-1")[:200]
+    return feature, user, agent
+
+
+def _check_feature(feature: str | None, principal: Principal) -> None:
+    """Raises ``BadRequest`` or ``Forbidden`` unless this is a feature that the key may call."""
+    if feature is None:
+        raise BadRequest("tocsin-feature: 1 to 128 letters, digits, '.', '_', ':' or '-'.")
+    if not principal.may_call(feature):
+        allowed = ", ".join(principal.features)
+        raise Forbidden(f"this key may not call the feature '{feature}', only: {allowed}")
+
+
+def _feature(said: bytes | None, principal: Principal) -> str | None:
+    """The feature of a call; ``None`` when the header cannot be a feature's name."""
+    if said is not None:
+        text = said.decode("latin-1")
+        return text if is_safe_id(text) else None
+    return principal.features[0] if len(principal.features) == 1 else "default"
