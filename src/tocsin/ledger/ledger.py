@@ -44,6 +44,8 @@ RECALL_S = 2.0
 """How long a call waits for others to give back before it is refused."""
 BEAT_S = 2.0
 """How often a process with leases says that it is alive."""
+BURY_S = 0.25
+"""How often dead processes are looked for while a call waits for what they had."""
 CARE_S = 5.0
 """How often dead processes are looked for, and idle leases given back."""
 PRUNE_S = 6 * 3600.0
@@ -323,6 +325,13 @@ class Ledger:
             return CARE_S
         return POLL_S if till.company and till.leasing else FLUSH_S / 2
 
+    def _kept_waiting(self) -> bool:
+        """Whether a call has waited longer than a live process takes to answer."""
+        if not self._waiting:
+            return False
+        first = min(waiter.deadline for waiter in self._waiting) - RECALL_S
+        return asyncio.get_running_loop().time() - first > 2 * POLL_S
+
     def _due(self, name: str, every: float) -> bool:
         now = asyncio.get_running_loop().time()
         if now - self._last.get(name, -1e9) < every:
@@ -340,6 +349,9 @@ class Ledger:
             await self._in_thread(self._prune)
         if till is None:
             return
+        if self._kept_waiting() and self._due("bury", BURY_S):
+            # Whoever does not give back may be dead: then its journal tells what it had.
+            await self._in_thread(lambda: self._recover(patient=False))
         self._serve(frozenset())
         answering: list[Key] = []
         if till.company and till.leasing and self._due("poll", POLL_S):

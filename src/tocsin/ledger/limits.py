@@ -21,7 +21,7 @@ def limits_of(config: Config) -> tuple[Limit, ...]:
     return tuple(_limit(name, settings) for name, settings in config.limits.items())
 
 
-def _check(name: str, settings: LimitSettings) -> None:
+def _limit(name: str, settings: LimitSettings) -> Limit:
     _refuse_nonsense(name, settings)
     return Limit(
         name=name,
@@ -77,10 +77,6 @@ def _refuse_nonsense(name: str, settings: LimitSettings) -> None:
         )
     if not settings.match:
         raise ConfigError(f'{where}.match: it matches nothing. Write ["*"] for everything.')
-
-
-def _limit(name: str, settings: LimitSettings) -> Limit:
-    _check(name, settings)
 
 
 def caps_of(limit: Limit) -> Caps:

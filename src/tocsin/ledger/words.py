@@ -1,5 +1,6 @@
 """What the ledger says: refusals, warnings and alerts, for a person who is woken by one."""
 
+import shlex
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
@@ -20,7 +21,7 @@ _NANO = 1_000_000_000
 def amount(unit: int, value: int) -> str:
     """An amount in words: ``$4.87``, ``1,200 tokens``."""
     if unit:
-        return f"{value:,} {_SAID[unit]}"
+        return f"{value:,} {_SAID[unit] if value != 1 else _SAID[unit][:-1]}"
     usd = value / _NANO
     return f"${usd:,.2f}" if usd == round(usd, 2) else f"${usd:,.6f}".rstrip("0")
 
@@ -63,10 +64,10 @@ def raising(pool: Pool, unit: int, value: str) -> str:
     """The command that raises the limit for this account."""
     account = pool.account
     words = ["tocsin limits raise", account.limit.name]
-    if account.value:
-        words.append(f"--value {account.value}")
-    if account.run_id:
-        words.append(f"--run {account.run_id}")
+    if account.value and account.limit.scope != "run":
+        words.append(f"--value {_quoted(account.value)}")
+    if account.run_id or account.limit.scope == "run":
+        words.append(f"--run {_quoted(account.run_id or account.value)}")
     return " ".join([*words, f"--{UNITS[unit].replace('_', '-')} {value}"])
 
 
@@ -77,11 +78,11 @@ def exceeded(pool: Pool, unit: int, needs: int, now: int) -> BudgetExceeded:
     spent = _unit(pool.known.spent, unit) + pool.posted[unit] + pool.spent[unit]
     left = max(0, min(pool.free[unit], cap - spent))
     held = max(0, cap - spent - left)
-    holding = f" and {amount(unit, held)} held by calls under way" if held else ""
+    holding = f", {amount(unit, held)} held by calls under way" if held else ""
     message = (
         f"The limit '{limit.name}' for {whose(limit, account.value, account.run_id)} does not "
-        f"cover this call: of {amount(unit, cap)}, {amount(unit, spent)} is spent{holding}, which "
-        f"leaves {amount(unit, left)}, and the call may take {amount(unit, needs)}. "
+        f"cover this call: {amount(unit, spent)} of {amount(unit, cap)} spent{holding}, "
+        f"{amount(unit, left)} left, and the call may take up to {amount(unit, needs)}. "
         f"{resets(pool)} To raise it: {raising(pool, unit, _suggested(unit, needs))}"
     )
     return BudgetExceeded(
@@ -224,6 +225,11 @@ def _names(pool: Pool) -> dict[str, Any]:
         "value": account.value,
         "run_id": account.run_id or None,
     }
+
+
+def _quoted(value: str) -> str:
+    """A caller's name as a word of a command."""
+    return shlex.quote("".join(letter if letter.isprintable() else "?" for letter in value))
 
 
 def _suggested(unit: int, needs: int) -> str:

@@ -1,6 +1,7 @@
 """What a run has seen, in bounded memory, and how much of a text is new to it."""
 
 import re
+from collections import deque
 from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
@@ -66,39 +67,97 @@ class Memory(Generic[_T]):
 
 
 def words(text: str) -> set[str]:
-    """The distinct words of a result, whatever separates them; of long text both ends."""
-    if len(text) > MAX_TEXT:
-        text = text[: MAX_TEXT * 3 // 4] + " " + text[-MAX_TEXT // 4 :]
+    """The distinct words of a text, whatever separates them."""
     return set(text.translate(_PUNCTUATION).split())
 
 
 class News:
     """Which words of the results are new to the run."""
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_seen", "_skipped", "_texts")
 
     def __init__(self, size: int = 8192) -> None:
         self._seen: Memory[int] = Memory(size)
+        self._texts: Memory[int] = Memory(256)
+        """Long results that came, whole."""
+        self._skipped: deque[str] = deque(maxlen=2)
+        """The middles of the latest long results whose ends told enough."""
 
     def take(self, text: str) -> tuple[int, int]:
-        """Words of the text that are new, and all of its words; they are known from then on.
+        """Words of the text that are new, and all of its words that were looked at; they are known
+        from then on.
 
         Durations, clock times, addresses and random ids are never new. Numbers are: what a
         calculation or a gauge gives may differ in nothing else.
         """
-        if len(text) <= _NOISY:
-            text = _quiet(text)
+        if len(text) > _SAMPLE:
+            return self._long(text)
         found = words(text)
         fresh = self._seen.fresh(set(map(hash, found)))
+        if not fresh:
+            return 0, len(found)
+        if len(text) <= _NOISY:
+            if _is_plenty(found, fresh):
+                # What is left of a clock time would hide the numbers that are to be news.
+                fresh -= _CLOCK
+            else:
+                found = words(_quiet(text))
+                fresh = self._seen.fresh(set(map(hash, found)))
         self._seen.add(fresh)
-        new = len(fresh)
-        if 0 < new <= _FEW:
-            new = sum(1 for word in found if hash(word) in fresh and not _volatile(word))
-        return new, len(found)
+        return _count(found, fresh), len(found)
+
+    def _long(self, text: str) -> tuple[int, int]:
+        """Both ends of the text; where they bring nothing new, more of it."""
+        whole = hash(text)
+        known = whole in self._texts
+        self._texts.add((whole,))
+        found = words(text[:_HEAD] + " " + text[-_TAIL:])
+        if known:
+            return 0, len(found)
+        fresh = self._seen.fresh(set(map(hash, found)))
+        self._seen.add(fresh)
+        new = _count(found, fresh)
+        middle = text[_HEAD : MAX_TEXT * 3 // 4] + " " + text[-MAX_TEXT // 4 : -_TAIL]
+        if new >= _FEW and new * 4 >= len(found):
+            self._skipped.append(middle)
+            return new, len(found)
+        for skipped in self._skipped:
+            self._seen.add(set(map(hash, words(skipped))))
+        self._skipped.clear()
+        rest = words(middle)
+        fresh = self._seen.fresh(set(map(hash, rest)))
+        self._seen.add(fresh)
+        return new + _count(rest, fresh), len(found | rest)
 
 
 _FEW = 24
 """New words up to which each is looked at; with more, something is new whatever some are."""
+_HEAD, _TAIL = 1600, 800
+"""Characters of a long result that are looked at first: of its beginning and of its end."""
+_SAMPLE = 3_000
+"""Characters from which a result is a long one."""
+_PLENTY = 16
+_CLOCK = frozenset(hash(f"{number:02d}") for number in range(60))
+
+
+def _count(found: set[str], fresh: set[int]) -> int:
+    """How many words are new, addresses and random ids aside."""
+    if 0 < len(fresh) <= _FEW:
+        return sum(1 for word in found if hash(word) in fresh and not _volatile(word))
+    return len(fresh)
+
+
+def _is_plenty(found: set[str], fresh: set[int]) -> bool:
+    """Whether so many words of letters are new that something is, however much is noise."""
+    need = min(_PLENTY, 4 + len(found) // 8)
+    if len(fresh) < need:
+        return False
+    for word in found:
+        if word.isalpha() and hash(word) in fresh:
+            need -= 1
+            if not need:
+                return True
+    return False
 
 
 def _quiet(text: str) -> str:
