@@ -261,6 +261,8 @@ class _Run:
 
 def _result(attributes: Mapping[str, str]) -> Result | None:
     said = attributes.get(RESULT)
+    if said is None and (solved := attributes.get("success")) is not None:
+        return "success" if solved == "true" else "failure"
     return next((result for result in RESULTS if result == said), None)
 
 

@@ -13,6 +13,7 @@ from tocsin.importers.build import call_entry, to_blob
 from tocsin.importers.files import Source
 
 _encode = msgspec.json.Encoder().encode
+_RESULTS = frozenset({"success", "failure", "halted"})
 
 
 class Conversation(msgspec.Struct, kw_only=True):
@@ -34,6 +35,29 @@ class Conversation(msgspec.Struct, kw_only=True):
     """Facts about every call."""
     verdict: dict[str, str] = {}
     """How the run came out: on its last call, which is when it was known."""
+
+
+def verdict_of(value: dict[str, Any]) -> dict[str, str]:
+    """How a run came out, where its record or its metadata says so.
+
+    ``result`` is ``success``, ``failure`` or ``halted`` (it ran into a cap); ``success`` and
+    ``resolved`` are true or false; a ``reward`` of 1 or more is success.
+    """
+    metadata = value.get("metadata")
+    for told in (value, metadata if isinstance(metadata, dict) else {}):
+        result, reward = told.get("result"), told.get("reward")
+        if isinstance(result, str) and result.lower() in _RESULTS:
+            return {"result": result.lower()}
+        for solved in (told.get("success"), told.get("resolved")):
+            if isinstance(solved, bool):
+                return _solved(solved)
+        if isinstance(reward, int | float) and not isinstance(reward, bool):
+            return {"reward": f"{reward:g}", **_solved(reward >= 1)}
+    return {}
+
+
+def _solved(yes: bool) -> dict[str, str]:
+    return {"success": "true" if yes else "false", "result": "success" if yes else "failure"}
 
 
 def calls(source: Source, told: Conversation) -> Iterator[Entry]:

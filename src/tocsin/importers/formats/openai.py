@@ -28,12 +28,13 @@ from tocsin.importers.build import (
 )
 from tocsin.importers.files import BadRecord, Sample, Source
 from tocsin.importers.formats.api import Format, Records
-from tocsin.importers.formats.chat import Conversation, calls, identity
+from tocsin.importers.formats.chat import Conversation, calls, identity, verdict_of
 from tocsin.importers.messages import as_text
 
 _encode = msgspec.json.Encoder().encode
 _NO_PARAMS = frozenset(
     {"messages", "metadata", "usage", "id", "user", "choices", "created", "created_at", "timestamp"}
+    | {"result", "success", "resolved", "reward"}
 )
 _TIMES = ("created_at", "created", "timestamp", "time")
 _RUNS = ("run_id", "trace_id")
@@ -114,6 +115,7 @@ def _conversation(line: int, value: dict[str, Any]) -> Conversation:
         params=_params(value),
         usage=tuple(usage),
         attributes=attributes,
+        verdict=verdict_of(value),
     )
 
 

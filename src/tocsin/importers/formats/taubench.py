@@ -7,7 +7,7 @@ from tocsin.core.interaction import Entry
 from tocsin.importers.build import clean, to_message
 from tocsin.importers.files import BadRecord, Sample, Source
 from tocsin.importers.formats.api import Format, Records
-from tocsin.importers.formats.chat import Conversation, calls, identity
+from tocsin.importers.formats.chat import Conversation, calls, identity, verdict_of
 from tocsin.importers.messages import as_text
 
 
@@ -52,7 +52,7 @@ def _calls(source: Source, value: dict[str, Any]) -> Iterator[Entry]:
         about=("tau-bench", task, trial, identity(messages)),
         end_user=_user(value.get("info")),
         attributes=attributes,
-        verdict=_verdict(value.get("reward")),
+        verdict=verdict_of({"reward": value.get("reward")}),
     )
     return calls(source, told)
 
@@ -61,18 +61,6 @@ def _user(info: Any) -> str | None:
     task = info.get("task") if isinstance(info, dict) else None
     user = task.get("user_id") if isinstance(task, dict) else None
     return clean(user) if isinstance(user, str) else None
-
-
-def _verdict(reward: Any) -> dict[str, str]:
-    """tau-bench pays 1 for a solved task and nothing for any other."""
-    if isinstance(reward, bool) or not isinstance(reward, int | float):
-        return {}
-    solved = reward >= 1
-    return {
-        "reward": f"{reward:g}",
-        "success": "true" if solved else "false",
-        "result": "success" if solved else "failure",
-    }
 
 
 FORMAT = Format(name="tau-bench", title="tau-bench trajectories", matches=matches, read=read)
