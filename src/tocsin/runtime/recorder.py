@@ -85,6 +85,8 @@ class Recorder:
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
         self._wake = threading.Event()
+        self._turn = threading.Lock()
+        """Held to say that nothing waits, and to give something: ``flush`` believes the one."""
         self._idle = threading.Event()
         self._idle.set()
         self._stop = False
@@ -197,10 +199,11 @@ class Recorder:
                 segment.spilled = True
             return
         self._queued_bytes += item.size
-        self._queue.append(item)
-        if self._idle.is_set():
-            self._idle.clear()
-            self._wake.set()
+        with self._turn:
+            self._queue.append(item)
+            if self._idle.is_set():
+                self._idle.clear()
+                self._wake.set()
 
     def tick(self) -> None:
         """Call about once a second from the serving thread: lets spilled records be replayed."""
@@ -271,11 +274,12 @@ class Recorder:
                     time.sleep(_LINGER_S)
                 self._append_some()
             self._replay_spilled()
-            self._idle.set()
-            if self._queue:  # something came between the check and the flag
-                self._idle.clear()
-                self._wake.set()
-            elif self._stop:
+            with self._turn:
+                if self._queue:
+                    self._wake.set()
+                    continue
+                self._idle.set()
+            if self._stop:
                 return
 
     def _append_some(self) -> None:
