@@ -88,8 +88,6 @@ async def test_what_does_not_fit_in_memory_waits_in_the_journal(
             finish(recorder, number, size=100_000)
         assert recorder._queued_bytes < 30_000_000, "40 MB came, not all of it may be in memory"
     await recorder.flush()
-    recorder.tick()
-    await recorder.flush()
     assert users(store) == sorted(f"u{n}" for n in range(400))
     assert list(store.verify()) == []
     recorder.close()

@@ -42,7 +42,8 @@ _ENTRY_BYTES = 4000
 _NICENESS = 19
 """Of the writer thread: a batch must not hold up a call that could run."""
 _CROWDED = 1024
-"""Entries waiting from which on calls give way to the writer."""
+_CROWDED_BYTES = 8 * 1024 * 1024
+"""Entries waiting, and bytes, from which on calls give way to the writer."""
 
 Enrich = Callable[[Entry], Entry]
 Stored = Callable[[list[Entry]], None]
@@ -209,9 +210,10 @@ class Recorder:
         """Call about once a second from the serving thread: lets spilled records be replayed."""
         journal = self._journal
         if journal is not None and journal.spilled and self._queued_bytes < _MAX_QUEUED_BYTES // 2:
-            journal.rotate()
-            self._idle.clear()
-            self._wake.set()
+            journal.seal_spilled()
+            with self._turn:
+                self._idle.clear()
+                self._wake.set()
 
     async def durable(self) -> None:
         """Return when everything journaled so far is as durable as configured.
@@ -219,9 +221,9 @@ class Recorder:
         When the writer falls behind, this also gives way to it: the interpreter runs one thread at
         a time, and a busy loop would starve the writer until memory is full.
         """
-        waiting = len(self._queue)
-        if waiting > _CROWDED:
-            await asyncio.sleep(min(0.05, waiting / _CROWDED * 0.002))
+        pressure = max(len(self._queue) / _CROWDED, self._queued_bytes / _CROWDED_BYTES)
+        if pressure > 1:
+            await asyncio.sleep(min(0.05, pressure * 0.002))
         if not self._sync or self._journal is None:
             return
         # One fsync serves all who asked before it began; who asks while it runs shares the next.
@@ -258,9 +260,12 @@ class Recorder:
 
     async def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until everything handed over is in the store. Raises ``StoreError`` on timeout."""
-        done = await asyncio.to_thread(self._idle.wait, timeout_s)
-        if not done:
-            raise StoreError(f"records still wait after {timeout_s:g} s: {self.trouble or 'busy'}")
+        until = time.monotonic() + timeout_s
+        while await asyncio.to_thread(self._idle.wait, max(0.0, until - time.monotonic())):
+            if self._journal is None or not self._journal.spilled:
+                return
+            self.tick()  # what did not fit in memory is still to be read from the journal
+        raise StoreError(f"records still wait after {timeout_s:g} s: {self.trouble or 'busy'}")
 
     # -- the writer thread --
 

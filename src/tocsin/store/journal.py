@@ -182,8 +182,14 @@ class Journal:
 
     @property
     def spilled(self) -> bool:
-        """Whether the current file holds frames that are nowhere in memory."""
-        return self._current.spilled
+        """Whether any file holds frames that are nowhere in memory."""
+        with self._lock:
+            return self._current.spilled or any(segment.spilled for segment in self._old)
+
+    def seal_spilled(self) -> None:
+        """Begin a new file if the current one has to be replayed. Raises ``OSError``."""
+        if self._current.spilled:
+            self.rotate()
 
     @staticmethod
     def _delete(segment: Segment) -> None:
