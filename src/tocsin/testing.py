@@ -161,6 +161,9 @@ class _Stops:
         stops = [s for s in self._stops.values() if s.value == value and s.standing]
         return stops[-1] if stops else None
 
+    def lifted(self, run_id: str) -> bool:
+        return any(s.value == run_id and not s.standing for s in self._stops.values())
+
     def redirect(self, run_id: str) -> str | None:
         return self._notes.pop(run_id, None)
 

@@ -18,9 +18,11 @@ from store_world import StoppedClock
 from tocsin.core.ledger import Limit
 from tocsin.ledger.diary import ESTIMATED, PLAIN, UNCERTAIN, Diary, home_of
 from tocsin.ledger.recovery import recover
-from tocsin.ledger.till import Four, Till
+from tocsin.ledger.pools import Four, Need
+from tocsin.ledger.till import Till
 from tocsin.ledger.windows import window_at
 from tocsin.store.ledger import RelationalBook
+from tocsin.store.ledger_api import EVERY
 from tocsin.store.schema import ensure
 from tocsin.store.sqlite import SqliteDatabase
 
@@ -92,7 +94,8 @@ class Books(RuleBasedStateMachine):
         self.started += 1
         process = Process(self.home, self.started)
         process.till.turned(
-            turn := process.till.turn({}, now=self.clock.now, fraction=0.1), self.book.turn(turn)
+            turn := process.till.turn({}, now=self.clock.now, fraction=0.1, answering={}),
+            self.book.turn(turn),
         )
         return process
 
@@ -105,13 +108,11 @@ class Books(RuleBasedStateMachine):
 
     # -- what processes do --
 
-    def turn(self, process, needs=None, *, recall=(), lose="no"):
+    def turn(self, process, needs=None, *, lose="no"):
         """A process and the store; on the way, a request or an answer may get lost."""
         till = process.till
         answering = self.book.wanted(till.holder)
-        turn = till.turn(
-            needs or {}, now=self.clock.now, fraction=0.3, recall=recall, answering=answering
-        )
+        turn = till.turn(needs or {}, now=self.clock.now, fraction=0.3, answering=answering)
         if lose != "request":
             result = self.book.turn(turn)
         if lose == "no":
@@ -121,7 +122,7 @@ class Books(RuleBasedStateMachine):
 
     def acquire(self, process, purses, ask):
         """What ``Ledger.acquire`` does, without waiting: a number, or the pools that refuse."""
-        recalled: set[tuple[bytes, int]] = set()
+        recalls: dict[tuple[bytes, int], int] = {}
         for _ in range(8):
             found = process.till.reserve(purses, ask, self.clock.now)
             if isinstance(found, int):
@@ -129,23 +130,30 @@ class Books(RuleBasedStateMachine):
             for other in self.processes:
                 if other is not process:
                     self.turn(other)
-            keys = {pool.key for pool in found}
-            self.turn(process, dict.fromkeys(keys, ask), recall=keys - recalled)
-            recalled |= keys
+            needs = {pool.key: self.need(ask, recalls.get(pool.key, 0)) for pool in found}
+            self.turn(process, needs)
+            for pool in found:
+                if pool.answer.recalled:
+                    recalls.setdefault(pool.key, pool.answer.recalled)
             found = process.till.reserve(purses, ask, self.clock.now)
             if isinstance(found, int):
                 return found
             refused = [
                 pool
                 for pool in found
-                if pool.key in keys
+                if pool.key in needs
                 and pool.opened
                 and pool.answer.short
-                and not pool.answer.awaited
+                and pool.answer.answered >= recalls.get(pool.key, EVERY)
             ]
             if refused:
                 return refused
         raise AssertionError("neither held nor refused")
+
+    def need(self, ask, recalled):
+        need = Need([0] * 4, [EVERY] * 4, not recalled, recalled)
+        need.add(ask)
+        return need
 
     @rule(who=st.sampled_from(PROCESSES), what=st.sampled_from(STEPS), data=st.data())
     def step(self, who, what, data):

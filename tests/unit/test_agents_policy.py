@@ -299,6 +299,7 @@ async def test_with_everything_off_nothing_is_looked_at() -> None:
 async def test_only_the_latest_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_module, "MAX_RUNS", 3)
     loop = Loop()
+    loop.history.append({"role": "assistant", "content": "I begin."})
 
     async def upstream(call: Call) -> Reply:
         return Reply(status=200, headers=(), body=b"{}")
@@ -311,7 +312,8 @@ async def test_only_the_latest_runs_are_kept(monkeypatch: pytest.MonkeyPatch) ->
 async def test_long_runs_make_room_for_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_module, "MAX_STEPS", 1000)
     loop = Loop()
-    loop.history *= 700
+    loop.history.append({"role": "assistant", "content": "I begin."})
+    loop.history *= 350
 
     async def upstream(call: Call) -> Reply:
         return Reply(status=200, headers=(), body=b"{}")
@@ -320,6 +322,73 @@ async def test_long_runs_make_room_for_one_another(monkeypatch: pytest.MonkeyPat
         await loop.policy(loop.call(f"run_{number}"), upstream)
     assert len(loop.policy._runs) == 3
     assert loop.policy._steps == sum(run.room for run in loop.policy._runs.values())
+
+
+async def test_a_call_that_stays_alone_has_no_tracker_and_is_no_run_to_watch() -> None:
+    loop = Loop()
+    for number in range(50):
+        asked = loop.call(f"run_{number}")
+        await loop.policy(asked, _nothing)
+        loop.learn(asked, {"role": "assistant", "content": "Done."})
+    assert not loop.policy._runs
+    assert loop.watches() == {}
+    assert len(loop.policy._firsts) == 50
+
+
+async def test_a_call_of_an_unknown_new_run_is_not_looked_at_whatever_its_history() -> None:
+    loop = Loop(nudge="off", pause="enforce")
+    for number in range(8):
+        said = {"role": "assistant", "content": None, "tool_calls": [_asks(number)]}
+        result = {"role": "tool", "tool_call_id": f"t{number}", "content": "a.txt"}
+        loop.history += [said, result]
+    asked = loop.call()
+    asked.draft.identity = Identity(run_id="run_1", run_source="new")
+    await loop.policy(asked, _nothing)
+    loop.learn(asked, {"role": "assistant", "content": None, "tool_calls": [_asks(8)]})
+    assert not loop.policy._runs
+    with pytest.raises(RunPaused):
+        await loop.policy(loop.call(), _nothing)
+
+
+async def test_the_second_call_knows_all_of_the_first() -> None:
+    loop = Loop()
+    for _ in range(2):
+        await loop.turn()
+    (watch,) = loop.watches().values()
+    assert (watch.calls, watch.tokens, watch.steps) == (2, 220, 1)
+    assert watch.started_at == loop.sent[0].started_at
+    assert not loop.policy._firsts
+
+
+async def test_the_same_request_again_is_a_run_from_its_second_time_on() -> None:
+    loop = Loop()
+    for _ in range(9):
+        asked = loop.call()
+        await loop.policy(asked, _nothing)
+        loop.learn(asked, {"role": "assistant", "content": "Hm."})
+    (watch,) = loop.watches().values()
+    assert watch.calls == 9
+    assert {f.detector for f in loop.services.findings} == {"identical"}
+
+
+async def test_after_a_restart_a_run_that_was_let_go_on_is_not_paused_for_what_was_before() -> None:
+    loop = Loop(nudge="off", pause="enforce")
+    error = await loop.until(RunPaused)
+    await loop.services.stops.lift(error.details["stop_id"], "resumed", by="alice")
+    loop.policy = AgentsPolicy(loop.services)
+    first = loop.calls
+    await loop.turn()
+    await loop.until(RunPaused)
+    assert loop.calls - first >= first - 1, "as much new evidence as the first time"
+
+
+async def _nothing(call: Call) -> Reply:
+    return Reply(status=200, headers=(), body=b"{}")
+
+
+def _asks(number: int) -> dict[str, Any]:
+    function = {"name": "ls", "arguments": '{"path": "/tmp"}'}
+    return {"id": f"t{number}", "type": "function", "function": function}
 
 
 async def test_how_a_run_stands_is_passed_on_soon_after_its_calls_not_at_each(
@@ -464,3 +533,14 @@ def test_expected_calls_are_learned_from_runs_that_have_ended() -> None:
         lengths.answered(open_end, at, asks_more=True)
     assert lengths.usual("tidy") == 6
     assert lengths.usual("other") is None
+
+
+def test_runs_of_one_call_count_as_such_unless_they_go_on() -> None:
+    lengths, minute = Lengths(), 60 * SECOND
+    for number in range(LEAST + 5):
+        lengths.single("classify", number * minute)
+        lengths.single("chat", number * minute)
+        lengths.went_on("chat")
+    lengths.single("other", 3 * 60 * minute)
+    assert lengths.usual("classify") == 1
+    assert lengths.usual("chat") is None

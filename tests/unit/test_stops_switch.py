@@ -240,11 +240,28 @@ async def test_an_order_given_elsewhere_is_obeyed_within_a_second() -> None:
         await until(lambda: here.standing(of_run("r1")) is None)
 
 
+async def test_that_a_run_was_let_go_on_is_known_everywhere_and_after_a_restart() -> None:
+    table = Table()
+    async with following(table) as here, following(table) as there:
+        stop = await pause(here)
+        assert not here.lifted("r1")
+        await here.lift(stop.id, "resumed", by="ana")
+        assert here.lifted("r1")
+        await there.refresh()
+        assert not there.lifted("r2")
+    async with following(table) as later:
+        assert later.lifted("r1")
+        ended = await pause(later)
+        await later.lift(ended.id, "ended", by="ana")
+    async with following(table) as last:
+        assert last.lifted("r1"), "the first pause was lifted; the second one stands"
+
+
 async def test_a_quiet_store_is_only_asked_for_its_version() -> None:
     table = Table()
     async with following(table):
         await asyncio.sleep(0.5)
-        assert table.reads == 1
+        assert table.reads == 2, "at the start: what stands, and what was lifted lately"
 
 
 async def test_an_order_is_not_lost_to_a_reading_that_began_before_it() -> None:

@@ -52,6 +52,9 @@ class Policy(Protocol):
     Do work, then ``return await next(call)``; raise ``errors.Denied`` to stop the call. The runtime
     applies ``timeout_s`` to the policy's own work (not to ``next``) and, when it crashes or hangs,
     goes on without it (``open``) or refuses the call (``closed``).
+
+    A policy may have a method ``passes(call) -> bool``, in memory and without errors: a call that
+    it has nothing to do with goes past it at no cost.
     """
 
     name: str

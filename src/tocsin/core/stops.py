@@ -56,6 +56,10 @@ class Switchboard(Protocol):
         """The stop that a call falls under: in memory, no I/O."""
         ...
 
+    def lifted(self, run_id: str) -> bool:
+        """Whether a stop of this very run was lifted in recent days: in memory, no I/O."""
+        ...
+
     def redirect(self, run_id: str) -> str | None:
         """The note of a redirected run, once: whoever gets it puts it before the model."""
         ...

@@ -37,7 +37,7 @@ def read_accounts(
         if limit not in (None, one.name) or scope not in (None, one.scope):
             continue
         rows = book.accounts(one.name, value=value, run_id=run_id, most=most)
-        if not rows and one.scope == "organisation" and one.per != "run" and not run_id:
+        if not rows and one.scope == "organisation" and one.per != "run" and not (value or run_id):
             rows = [_row(one, "", "", now)]
         windows = {row.id: window_at(one, max(now, row.latest)) for row in rows}
         standings = book.standings([(i, w.since) for i, w in windows.items()], now=now)
@@ -116,6 +116,7 @@ def _row(limit: Limit, value: str, run_id: str, now: int) -> AccountRow:
     return AccountRow(
         id=account_id(limit.name, value, run_id),
         limit_name=limit.name,
+        scope=limit.scope,
         value=value,
         run_id=run_id,
         touched_at=now,

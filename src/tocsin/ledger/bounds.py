@@ -9,6 +9,7 @@ have, else as the model's whole context.
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,7 +17,7 @@ from tocsin.config.model import LedgerSettings
 from tocsin.core.call import Call
 from tocsin.core.interaction import Interaction, Operation
 from tocsin.core.ledger import Amounts
-from tocsin.core.messages import Hash
+from tocsin.core.messages import Hash, Message, Node
 from tocsin.providers.ceilings import ceiling_of
 from tocsin.providers.pricing import Pricer
 
@@ -28,6 +29,7 @@ _TOOL_PROMPT = 1000
 """What providers put before the model where a request brings tools; Anthropic documents 313 to 804
 tokens, by model and tool choice."""
 _REMEMBERED = 50_000
+_SHORT, _NEAR = 256, 4
 
 FREE: frozenset[Operation] = frozenset({"count_tokens", "models"})
 """Operations that providers do not bill."""
@@ -42,6 +44,8 @@ _ENCODED = re.compile(
     rb'"(?:data|url|image_url|file_data|file_url)"\s*:\s*'
     rb'("(?:data:[^",]{0,200},)?[A-Za-z0-9+/\\_\-]{256,}={0,2}")'
 )
+_HASHLESS = (b'"redacted_thinking"', b'"citations"', b'"annotations"', b'"caller"')
+"""What a message's hash leaves out and may have encoded bytes."""
 
 
 class _Fields(msgspec.Struct):
@@ -66,12 +70,16 @@ class Bounds:
         self.settings = settings
         self._pricer = pricer
         self._media: OrderedDict[Hash, int] = OrderedDict()
+        """By history, and by message: apps may send only the newest part of a history, which
+        is another history at each call."""
+        self._messages: dict[Hash, int] = {}
         self._kept: OrderedDict[str, int] = OrderedDict()
 
     def configure(self, settings: LedgerSettings) -> None:
         """Take over other settings."""
         if settings.image_tokens != self.settings.image_tokens:
             self._media.clear()
+            self._messages.clear()
         self.settings = settings
 
     def worst(self, call: Call, provider: str, model: str) -> tuple[Amounts, bool]:
@@ -117,20 +125,48 @@ class Bounds:
         return ceiling.context if ceiling is not None else UNKNOWN_CONTEXT
 
     def _history(self, call: Call) -> int:
-        """Tokens of all messages beyond their bytes: those of the longest history that is known,
-        and of the messages that came since."""
+        """Tokens of all messages beyond their bytes: those of a history that is known, and of the
+        messages that came since."""
         nodes, messages = call.nodes, call.messages
-        total, known = 0, 0
-        for index in range(len(nodes) - 1, -1, -1):
-            size = self._media.get(nodes[index].hash)
-            if size is not None:
-                total, known = size, index + 1
-                break
+        total, known = self._known(nodes)
         if known < len(messages):
-            for message in messages[known:]:
-                total += _PER_MESSAGE + self._more(message.raw)
+            total += self._each(messages[known:] if known else messages)
             _remember(self._media, nodes[-1].hash, total)
         return total
+
+    def _known(self, nodes: Sequence[Node]) -> tuple[int, int]:
+        """Tokens of the longest history that is known, and how many messages it has.
+
+        A short one is looked for near its end alone: what its messages have is soon added up.
+        """
+        media = self._media
+        first = -1 if len(nodes) > _SHORT else max(-1, len(nodes) - 1 - _NEAR)
+        for index in range(len(nodes) - 1, first, -1):
+            size = media.get(nodes[index].hash)
+            if size is not None:
+                return size, index + 1
+        return 0, 0
+
+    def _each(self, messages: Sequence[Message]) -> int:
+        seen = self._messages
+        for message in reversed(messages):
+            # The new ones are at the end.
+            if message.hash in seen:
+                break
+            self._learn_message(message)
+        try:
+            return sum([seen[message.hash] for message in messages])
+        except KeyError:
+            return sum([self._learn_message(message) for message in messages])
+
+    def _learn_message(self, message: Message) -> int:
+        seen = self._messages
+        tokens = seen.get(message.hash)
+        if tokens is None:
+            if len(seen) >= _REMEMBERED:
+                seen.clear()
+            tokens = seen[message.hash] = _PER_MESSAGE + self._more(message.raw)
+        return tokens
 
     def _more(self, raw: bytes) -> int:
         """Tokens beyond the bytes; negative where a picture is encoded in place, which is counted
@@ -138,7 +174,10 @@ class Bounds:
         media = len(_MEDIA.findall(raw))
         if not media:
             return 0
-        encoded = sum(match.end(1) - match.start(1) for match in _ENCODED.finditer(raw))
+        encoded = 0
+        if not any(name in raw for name in _HASHLESS):
+            # Otherwise a message of the same hash might not have these bytes.
+            encoded = sum(match.end(1) - match.start(1) for match in _ENCODED.finditer(raw))
         return media * self.settings.image_tokens - encoded
 
 

@@ -6,23 +6,23 @@ from functools import partial
 from tocsin.core.call import Call
 from tocsin.core.errors import BudgetExceeded
 from tocsin.core.interaction import Attempt, Decision, Interaction, Mode
-from tocsin.core.ledger import Amounts
 from tocsin.core.messages import Message
 from tocsin.ledger import settling, words
 from tocsin.ledger.bounds import is_billed
 from tocsin.ledger.diary import UNCERTAIN
 from tocsin.ledger.ledger import Ledger, Shortfall
+from tocsin.ledger.pools import NONE, Four, Pool, Purse, four, used
 from tocsin.ledger.settling import Settled
-from tocsin.ledger.till import NONE, Four, Pool, Purse, used
 
 # Answers of these are nobody's expense: nobody could say what they cost, and nobody is billed.
+WARNING = b"tocsin-budget-warning"
 _COSTS_NOTHING = frozenset({"local", "replay"})
 
 
 class CallBudget:
     """``core.ledger.Budget``: at most one attempt of a call is open at a time."""
 
-    __slots__ = ("_asked", "_call", "_ledger", "_mode", "_number", "_purses")
+    __slots__ = ("_asked", "_call", "_ledger", "_mode", "_number", "_purses", "_warned")
 
     def __init__(self, ledger: Ledger, call: Call, purses: Sequence[Purse], mode: Mode) -> None:
         self._ledger = ledger
@@ -31,6 +31,7 @@ class CallBudget:
         self._mode: Mode = mode
         self._number: int | None = None
         self._asked: Four = NONE
+        self._warned = False
 
     async def attempt(self, call: Call, *, upstream: str, provider: str, model: str) -> None:
         """Reserve the worst case of one more attempt. Raises ``BudgetExceeded`` or, when the store
@@ -45,7 +46,7 @@ class CallBudget:
         worst, priced = ledger.bounds.worst(call, provider, model)
         if not priced and ledger.money and provider not in _COSTS_NOTHING:
             ledger.note_unpriced(provider, model, call.feature, call.id)
-        await self._reserve(_four(worst))
+        await self._reserve(four(worst))
 
     async def again(self) -> None:
         """Reserve the same once more; what was sent before may have been billed: it counts as an
@@ -61,6 +62,7 @@ class CallBudget:
         try:
             found = await ledger.acquire(self._purses, ask)
             if not isinstance(found, int):
+                self._warn([purse.pool for purse in self._purses], NONE)
                 raise self._refused(found, ask)
         except Exception as error:
             if self._mode == "enforce":
@@ -71,6 +73,9 @@ class CallBudget:
                 return
             found = forced
         self._number, self._asked = found, ask
+        noisy = ledger.till.noisy(found)
+        if noisy:
+            self._warn(noisy, ask)
 
     def unsent(self) -> None:
         """The attempt that is open never reached its upstream: all of it goes back."""
@@ -124,6 +129,17 @@ class CallBudget:
         if number is not None:
             self._watch(self._ledger.settle(number, settled.amounts, settled.manner))
 
+    def _warn(self, pools: Sequence[Pool | None], ask: Four) -> None:
+        """Add a header, once a call, for each account that was past a fraction at which to warn
+        when it came: ``ask`` is what it holds itself."""
+        if self._warned:
+            return
+        self._warned = True
+        for pool in pools:
+            share = 0.0 if pool is None else watch(self._ledger, pool, self._call.feature, ask)
+            if pool is not None and share:
+                self._call.draft.notices.append((WARNING, words.warning_header(pool, share)))
+
     def _watch(self, pools: Sequence[Pool]) -> None:
         for pool in pools:
             watch(self._ledger, pool, self._call.feature)
@@ -147,17 +163,17 @@ class CallBudget:
         )
 
 
-def watch(ledger: Ledger, pool: Pool, feature: str) -> float:
-    """Raise the alerts of the fractions that an account has passed; returns the share that is used
-    if it is past one, else 0. Each once for an account, window and fraction."""
-    account = pool.account
-    limit = account.limit
-    if not limit.warn_at:
+def watch(ledger: Ledger, pool: Pool, feature: str, less: Four = NONE) -> float:
+    """Raise the alerts of the fractions that an account has passed, but for what ``less`` holds;
+    returns the share that is used if it is past one, else 0. Each once for an account, window and
+    fraction."""
+    if not pool.opened:
         return 0.0
+    limit = pool.account.limit
     most, at = 0.0, 0
     for unit in pool.units:
-        cap = (pool.caps[unit] or 0) + _four(pool.known.extra)[unit]
-        share = used(pool, unit) / cap if cap > 0 else 1.0
+        cap = (pool.caps[unit] or 0) + four(pool.known.extra)[unit]
+        share = used(pool, unit, less) / cap if cap > 0 else 1.0
         if share > most:
             most, at = share, unit
     passed = 0.0
@@ -169,7 +185,3 @@ def watch(ledger: Ledger, pool: Pool, feature: str) -> float:
         now = ledger.clock.now_us()
         ledger.alert(words.warned(pool, at, passed, most, feature, now))
     return most if passed else 0.0
-
-
-def _four(amounts: Amounts) -> Four:
-    return amounts.nano_usd, amounts.tokens, amounts.calls, amounts.tool_calls

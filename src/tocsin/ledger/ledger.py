@@ -25,13 +25,15 @@ from tocsin.ledger import words
 from tocsin.ledger.bounds import Bounds
 from tocsin.ledger.diary import PLAIN, UNCERTAIN, Diary, Key, Manner, home_of
 from tocsin.ledger.limits import Matcher, needs_runs
+from tocsin.ledger.pools import NONE, Four, Need, Pool, Purse
 from tocsin.ledger.recovery import recover
 from tocsin.ledger.runs import Runs
 from tocsin.ledger.settling import Estimator, Settled
-from tocsin.ledger.till import NONE, Four, Pool, Purse, Till
+from tocsin.ledger.till import Till
 from tocsin.providers.pricing import Pricer
 from tocsin.providers.tokens import TokenCounter
-from tocsin.store.ledger_api import LedgerBook, Turn
+from tocsin.store.ledger import LOST_US
+from tocsin.store.ledger_api import EVERY, Answer, LedgerBook, Turn, Turned
 
 log = logging.getLogger("tocsin.ledger")
 
@@ -40,9 +42,12 @@ FLUSH_S = 0.5
 POLL_S = 0.075
 """How often a process with company looks whether others want something back."""
 RETRY_S = 0.04
+"""How often a call that waits for others asks again."""
+ENDING_S = 0.25
+"""How long others wait, at most, for what calls took that have just ended here."""
 RECALL_S = 2.0
 """How long a call waits for others to give back before it is refused."""
-BEAT_S = 2.0
+BEAT_S = 1.0
 """How often a process with leases says that it is alive."""
 BURY_S = 0.25
 """How often dead processes are looked for while a call waits for what they had."""
@@ -52,6 +57,7 @@ PRUNE_S = 6 * 3600.0
 _RUNS_KEPT_US = 90 * 86_400 * 1_000_000
 _WINDOWS_KEPT_US = 400 * 86_400 * 1_000_000
 _STORE_WAIT_S = 5.0
+_SILENT_US = LOST_US - 60_000_000
 _MOST_NAMES = 50_000
 
 
@@ -78,15 +84,52 @@ class Falls(msgspec.Struct, frozen=True):
 class _Waiter:
     """A call that waits for a round."""
 
-    __slots__ = ("ask", "deadline", "future", "purses", "recalled", "short")
+    __slots__ = ("ask", "deadline", "ending", "future", "purses", "recalls", "short", "turns")
 
-    def __init__(self, purses: Sequence[Purse], ask: Four, short: list[Pool], at: float) -> None:
+    def __init__(
+        self,
+        purses: Sequence[Purse],
+        ask: Four,
+        short: list[Pool],
+        at: float,
+        ending: frozenset[asyncio.Future[None]],
+    ) -> None:
         self.purses = purses
         self.ask = ask
         self.short = short
         self.deadline = at + RECALL_S
-        self.recalled: set[Key] = set()
+        self.ending = ending
+        """Calls that were over when this one began, and of which it is not known yet what they
+        took."""
+        self.recalls: dict[Key, int] = {}
+        """Recalls that were begun after this call began to wait."""
+        self.turns = 0
         self.future: asyncio.Future[int | Shortfall] = asyncio.get_running_loop().create_future()
+
+    def learn(self, result: Turned) -> None:
+        """Take in a turn in which this call was asked for."""
+        self.turns += 1
+        for answer in result.answers:
+            if answer.recalled:
+                self.recalls.setdefault((answer.account, answer.start), answer.recalled)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known what the calls before this one took."""
+        return all(future.done() for future in self.ending)
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is for others to answer now."""
+        return self.turns > 0 and (not self.ended or any(map(self._awaits, self.short)))
+
+    def _awaits(self, pool: Pool) -> bool:
+        answer = pool.answer
+        return answer is not None and answer.short and not self.answered(pool, answer)
+
+    def answered(self, pool: Pool, answer: Answer) -> bool:
+        """Whether all who have anything of it have said what, after this call began to wait."""
+        return answer.answered >= self.recalls.get(pool.key, EVERY)
 
 
 class Ledger:
@@ -125,6 +168,8 @@ class Ledger:
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last: dict[str, float] = {}
+        self._heard_at = 0
+        """When the store last heard of this process."""
         self._unpriced: set[tuple[str, str]] = set()
         self._take_over()
 
@@ -137,7 +182,7 @@ class Ledger:
         await self._in_thread(lambda: self._recover(patient=True))
         if self.limits:
             self._open_till()
-            await self._turn(())
+            await self._turn({})
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._keep())
 
@@ -211,13 +256,19 @@ class Ledger:
 
         Raises ``Unavailable`` when the store has to be asked and does not answer.
         """
+        at = self.clock.now_us()
         try:
-            found = self.till.reserve(purses, ask, self.clock.now_us())
+            if at - self._heard_at > _SILENT_US:
+                # Others may have taken us for lost meanwhile (a suspended machine).
+                self.till.doubt()
+                self._heard_at = at
+            found = self.till.reserve(purses, ask, at)
         except OSError as error:
             raise self._no_journal(error) from error
         if isinstance(found, int):
             return found
-        waiter = _Waiter(purses, ask, found, asyncio.get_running_loop().time())
+        now, ending = asyncio.get_running_loop().time(), frozenset(self._counted)
+        waiter = _Waiter(purses, ask, found, now, ending)
         self._waiting.append(waiter)
         self._wake.set()
         try:
@@ -314,16 +365,16 @@ class Ledger:
     def _pause(self) -> float:
         """Seconds until something is due."""
         if self._waiting:
-            awaiting = all(
-                pool.answer is not None and pool.answer.awaited
-                for waiter in self._waiting
-                for pool in waiter.short
-            )
-            return RETRY_S if awaiting and not self._wake.is_set() else 0.0
+            passed = asyncio.get_running_loop().time() - self._last.get("ask", -1e9)
+            return max(0.0, RETRY_S - passed) if self._all_asked() else 0.0
         till = self._till
         if till is None:
             return CARE_S
         return POLL_S if till.company and till.leasing else FLUSH_S / 2
+
+    def _all_asked(self) -> bool:
+        """Whether every call that waits has been asked for, and others have yet to answer."""
+        return all(waiter.asked for waiter in self._waiting)
 
     def _kept_waiting(self) -> bool:
         """Whether a call has waited longer than a live process takes to answer."""
@@ -353,37 +404,40 @@ class Ledger:
             # Whoever does not give back may be dead: then its journal tells what it had.
             await self._in_thread(lambda: self._recover(patient=False))
         self._serve(frozenset())
-        answering: list[Key] = []
-        if till.company and till.leasing and self._due("poll", POLL_S):
-            answering = await self._in_thread(lambda: self._book.wanted(till.holder))
-        flush = (till.dirty and self._due("flush", FLUSH_S)) or (
-            till.leasing and self._due("beat", BEAT_S)
-        )
-        if self._waiting or answering or flush:
-            await self._turn(answering)
-
-    async def _turn(self, answering: Sequence[Key]) -> None:
-        """One transaction: say everything, ask for all who wait, and serve them."""
         async with self._turning:  # a turn builds on how the one before it ended
-            await self._one_turn(answering)
+            answering = await self._wanted(till)
+            asking = self._waiting and (not self._all_asked() or self._due("ask", RETRY_S))
+            flush = (till.dirty and self._due("flush", FLUSH_S)) or (
+                till.leasing and self._due("beat", BEAT_S)
+            )
+            if asking or answering or flush:
+                await self._turn(answering)
 
-    async def _one_turn(self, answering: Sequence[Key]) -> None:
+    async def _wanted(self, till: Till) -> dict[Key, int]:
+        """What others want back, if it is time to look. Calls that are over by then have given
+        back what they did not take, when this returns."""
+        if not (till.company and till.leasing and self._due("poll", POLL_S)):
+            return {}
+        wanted = await self._in_thread(lambda: self._book.wanted(till.holder))
+        if wanted and self._counted:
+            await asyncio.wait(set(self._counted), timeout=ENDING_S)
+        return wanted
+
+    async def _turn(self, answering: dict[Key, int]) -> None:
+        """One transaction: say everything, ask for all who wait, and serve them."""
         till = self.till
-        needs: dict[Key, list[int]] = {}
-        recall: set[Key] = set()
+        needs: dict[Key, Need] = {}
         for waiter in self._waiting:
             for pool in waiter.short:
-                need = needs.setdefault(pool.key, [0, 0, 0, 0])
-                for unit, value in enumerate(waiter.ask):
-                    need[unit] += value
-                if pool.key not in waiter.recalled:
-                    recall.add(pool.key)
-                    waiter.recalled.add(pool.key)
+                need = needs.setdefault(pool.key, Need([0] * 4, [EVERY] * 4))
+                need.add(waiter.ask)
+                number = waiter.recalls.get(pool.key, 0)
+                need.recall = need.recall or not number
+                need.recalled = max(need.recalled, number)
         turn = till.turn(
             needs,
             now=self.clock.now_us(),
             fraction=self.settings.lease_fraction,
-            recall=recall,
             answering=answering,
         )
         asked = list(self._waiting)
@@ -393,8 +447,12 @@ class Ledger:
             till.failed(turn)
             raise
         till.turned(turn, result)
+        self._heard_at = turn.now
         self.trouble = None
-        self._last["flush"] = self._last["beat"] = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._last |= {"flush": now, "beat": now, "ask": now}
+        for waiter in asked:
+            waiter.learn(result)
         self._serve(frozenset(asked), turn)
 
     def _serve(self, asked: frozenset[_Waiter], turn: Turn | None = None) -> None:
@@ -426,11 +484,13 @@ class Ledger:
     def _refusal(self, waiter: _Waiter, asked: set[Key]) -> Shortfall | None:
         """Where there is too little for a call that has just been asked for, beyond all hope."""
         late = asyncio.get_running_loop().time() > waiter.deadline
+        if not (late or waiter.ended):
+            return None
         for pool in waiter.short:
             answer = pool.answer
             if pool.key not in asked or not pool.opened or answer is None or not answer.short:
                 continue
-            if answer.awaited and not late:
+            if not (late or waiter.answered(pool, answer)):
                 continue
             for unit in pool.units:
                 if pool.free[unit] < waiter.ask[unit]:
@@ -530,7 +590,12 @@ class Ledger:
         """Tell the store what it does not know yet, from any thread but the loop's own."""
         if self._loop is None or self._till is None:
             return
-        asyncio.run_coroutine_threadsafe(self._turn(()), self._loop).result(_STORE_WAIT_S)
+
+        async def say() -> None:
+            async with self._turning:
+                await self._turn({})
+
+        asyncio.run_coroutine_threadsafe(say(), self._loop).result(_STORE_WAIT_S)
 
     def _limit(self, name: str) -> Limit:
         return reading.limit_named(self.limits, name)

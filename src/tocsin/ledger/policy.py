@@ -9,12 +9,10 @@ from tocsin.core.messages import Message
 from tocsin.core.policy import FailureMode, Next, Reply
 from tocsin.ledger import words
 from tocsin.ledger.bounds import is_billed
-from tocsin.ledger.budget import CallBudget, watch
+from tocsin.ledger.budget import CallBudget
 from tocsin.ledger.ledger import Falls, Ledger
 from tocsin.ledger.limits import caps_of
-from tocsin.ledger.till import Purse
-
-WARNING = b"tocsin-budget-warning"
+from tocsin.ledger.pools import Purse
 
 
 class LedgerPolicy:
@@ -28,6 +26,10 @@ class LedgerPolicy:
         self._ledger = ledger
         self._mode = mode
 
+    def passes(self, call: Call) -> bool:
+        """Whether there are no limits at all."""
+        return not self._ledger.limits
+
     async def __call__(self, call: Call, next: Next) -> Reply:
         ledger = self._ledger
         if not ledger.limits or not is_billed(call):
@@ -36,7 +38,6 @@ class LedgerPolicy:
         mode = self._mode(call.feature)
         if falls.purses:
             call.draft.budget = CallBudget(ledger, call, falls.purses, mode)
-            self._warn(call, falls.purses)
         if falls.deep is not None and depth > (falls.deep[0].depth or 0):
             run_id = call.draft.identity.run_id if call.draft.identity is not None else call.id
             raise words.too_deep(*falls.deep, run_id, depth)
@@ -103,16 +104,6 @@ class LedgerPolicy:
             wall_us = pool.account.limit.wall_us
             if first_at is not None and wall_us is not None and now - first_at > wall_us:
                 raise words.out_of_time(pool, first_at, now)
-
-    def _warn(self, call: Call, purses: tuple[Purse, ...]) -> None:
-        """Add a header for each account that is past a fraction at which to warn."""
-        for purse in purses:
-            pool = purse.pool
-            if pool is None or not pool.opened or not purse.limit.warn_at:
-                continue
-            share = watch(self._ledger, pool, call.feature)
-            if share:
-                call.draft.notices.append((WARNING, words.warning_header(pool, share)))
 
 
 def _counts(limit: Limit) -> bool:

@@ -11,7 +11,7 @@ from tocsin.core.interaction import Attempt, Interaction, Usage
 from tocsin.core.messages import Hash, Message
 from tocsin.ledger.bounds import WRITING
 from tocsin.ledger.diary import ESTIMATED, PLAIN, UNCERTAIN, Manner
-from tocsin.ledger.till import NONE, Four
+from tocsin.ledger.pools import NONE, Four
 from tocsin.providers.pricing import Pricer
 from tocsin.providers.routing import BEGAN_WITH_ERROR
 from tocsin.providers.tokens import PER_MESSAGE, text_of_message

@@ -5,127 +5,44 @@ from free to held, a settlement takes what was held and gives back what was not 
 said to the store goes through ``turn`` and comes back through ``turned`` or ``failed``.
 """
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import msgspec
 
 from tocsin.core.ledger import Amounts, Limit
-from tocsin.ledger.diary import ESTIMATED, KEY, UNCERTAIN, Diary, Key, Manner, Open, Snapshot
-from tocsin.ledger.limits import account_id, caps_of
-from tocsin.ledger.windows import Window, window_at
+from tocsin.ledger.diary import PLAIN, Diary, Key, Manner, Open, Snapshot
+from tocsin.ledger.pools import (
+    NONE,
+    UNKNOWN,
+    Four,
+    Need,
+    Pool,
+    Purse,
+    ask_for,
+    four,
+    lease_of,
+)
+from tocsin.ledger.windows import window_at
 from tocsin.store.ledger_api import (
-    AccountRow,
-    Answer,
-    Ask,
+    NOTHING,
     Batch,
-    Caps,
     Lease,
     Posting,
-    Standing,
     Turn,
     Turned,
 )
 
-Four = tuple[int, int, int, int]
-"""Amounts in the order of ``Amounts``."""
-
-NONE: Four = (0, 0, 0, 0)
 _UNITS = range(4)
 IDLE_US = 5_000_000
 """A lease that nobody used for this long goes back."""
 _FORGET_US = 60_000_000
 
 
-class Pool:
-    """What this process has of one bucket."""
-
-    __slots__ = (
-        "account",
-        "answer",
-        "caps",
-        "estimated",
-        "free",
-        "held",
-        "key",
-        "known",
-        "opened",
-        "over",
-        "packed",
-        "posted",
-        "said",
-        "spent",
-        "uncertain",
-        "units",
-        "used_at",
-        "warned",
-        "window",
-    )
-
-    def __init__(self, account: "Purse", window: Window) -> None:
-        self.account = account
-        self.window = window
-        self.key: Key = (account.id, window.start)
-        self.packed = KEY.pack(account.id, window.start)
-        self.free = [0, 0, 0, 0]
-        self.held = [0, 0, 0, 0]
-        self.spent = [0, 0, 0, 0]
-        """Settled and in no batch yet; ``uncertain`` and ``estimated`` are parts of it."""
-        self.uncertain = [0, 0, 0, 0]
-        self.estimated = [0, 0, 0, 0]
-        self.posted = [0, 0, 0, 0]
-        """In a batch since ``known`` was learned."""
-        self.said: Four = NONE
-        """What the store was last told to be held."""
-        self.over: int | None = None
-        """Set when it is filled no more, whatever the clock says: no bucket before this is."""
-        self.opened = False
-        """Whether the store has been asked about it."""
-        self.known = Standing()
-        """How the account stood in the store when it was last asked."""
-        self.answer: Answer | None = None
-        self.used_at = 0
-        self.warned = 0.0
-        self.limit(account.limit)
-
-    def limit(self, limit: Limit) -> None:
-        """Take over the limit as it is configured now."""
-        self.caps: Caps = caps_of(limit)
-        self.units = tuple([unit for unit in _UNITS if self.caps[unit] is not None])
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing would be lost without it."""
-        return not (any(self.held) or any(self.spent) or any(self.free))
-
-
-class Purse:
-    """One account as this process knows it: its names, and the bucket that it fills now."""
-
-    __slots__ = ("floor", "id", "limit", "pool", "run_id", "value")
-
-    def __init__(self, limit: Limit, value: str, run_id: str) -> None:
-        self.id = account_id(limit.name, value, run_id)
-        self.limit = limit
-        self.value = value
-        self.run_id = run_id
-        self.pool: Pool | None = None
-        self.floor = 0
-        """The newest bucket that anybody is known to have filled: there is no way back."""
-
-    def row(self, now: int) -> AccountRow:
-        """The account as the store keeps it."""
-        return AccountRow(
-            id=self.id,
-            limit_name=self.limit.name,
-            value=self.value,
-            run_id=self.run_id,
-            touched_at=now,
-        )
-
-
 class _Reservation(msgspec.Struct, frozen=True):
     amounts: Four
     pools: tuple[Pool, ...]
+    noisy: bool
+    """Whether it may have passed a fraction at which to warn."""
 
 
 class Till:
@@ -137,10 +54,12 @@ class Till:
         self.holder = diary.holder
         self._purses: dict[tuple[str, str, str], Purse] = {}
         self._pools: dict[Key, Pool] = {}
-        self._dirty: dict[Key, Pool] = {}
+        self._dirty: list[Pool] = []
         """What the store does not know as it is now."""
         self._sparing: set[Key] = set()
         """Accounts that are nearly empty: what is not needed of them goes back at once."""
+        self._leased: set[Key] = set()
+        """Buckets in which the store may have a lease of this process."""
         self._open: dict[int, _Reservation] = {}
         self._batches: list[Batch] = []
         self._number = 0
@@ -165,7 +84,7 @@ class Till:
         """The bucket that an account fills now. Time never takes it back to an older one."""
         pool = purse.pool
         if pool is not None:
-            if pool.over is None and now < pool.window.end:
+            if now < pool.end:
                 return pool
             purse.floor = max(purse.floor, pool.window.end if pool.over is None else pool.over)
             self._drop_free(pool)
@@ -195,46 +114,50 @@ class Till:
 
         Raises ``OSError`` when the journal has no room; then nothing is held.
         """
-        pools = []
-        short = []
+        pools: list[Pool] = []
+        short: list[Pool] = []
+        noisy = False
         for purse in purses:
             pool = purse.pool
-            if pool is None or now >= pool.window.end or pool.over is not None:
+            if pool is None or now >= pool.end:
                 pool = self.pool(purse, now)
             pools.append(pool)
-            if not pool.opened:
-                short.append(pool)
-                continue
             free = pool.free
-            for unit in pool.units:
-                if free[unit] < ask[unit]:
-                    short.append(pool)
+            for unit, floor in pool.floors:
+                if free[unit] - ask[unit] <= floor:
+                    noisy = noisy or not pool.quiet(ask)
+                    if pool.short_of(ask):
+                        short.append(pool)
                     break
-        return short or self._hold(tuple(pools), ask, now)
+        return short or self._hold(tuple(pools), ask, now, noisy=noisy)
 
     def force(self, purses: Sequence[Purse], ask: Four, now: int) -> int:
         """Hold ``ask`` whatever is left: where the ledger only observes."""
-        return self._hold(tuple([self.pool(purse, now) for purse in purses]), ask, now)
+        pools = tuple([self.pool(purse, now) for purse in purses])
+        return self._hold(pools, ask, now, noisy=True)
 
-    def _hold(self, pools: tuple[Pool, ...], ask: Four, now: int) -> int:
+    def _hold(self, pools: tuple[Pool, ...], ask: Four, now: int, *, noisy: bool) -> int:
         if not self._diary.fits(len(pools)):
             self._begin()
         self._number += 1
         self._diary.reserved(self._number, ask, b"".join([pool.packed for pool in pools]))
+        amounts = [(unit, amount) for unit, amount in enumerate(ask) if amount]
         for pool in pools:
             free, held = pool.free, pool.held
-            for unit in _UNITS:
-                amount = ask[unit]
-                if amount:
-                    free[unit] -= amount
-                    held[unit] += amount
+            for unit, amount in amounts:
+                free[unit] -= amount
+                held[unit] += amount
             pool.used_at = now
-            self._dirty[pool.key] = pool
-        self._open[self._number] = _Reservation(ask, pools)
+            if not pool.dirty:
+                self._touch(pool)
+        self._open[self._number] = _Reservation(ask, pools, noisy)
         return self._number
 
     def settle(self, number: int, used: Four, manner: Manner) -> tuple[Pool, ...]:
-        """What a reservation really took; the rest is free again. Once for each reservation."""
+        """What a reservation really took; the rest is free again. Once for each reservation.
+
+        Returns the buckets if a fraction at which to warn may have been passed in one of them.
+        """
         found = self._open.get(number)
         if found is None:
             return ()
@@ -246,10 +169,37 @@ class Till:
             # Without a journal it is still known here; after a crash it would count in full.
             self._order += 1
             del self._open[number]
-            for pool in found.pools:
-                _take(pool, found.amounts, used, manner)
-                self._dirty[pool.key] = pool
-        return found.pools
+            over = self._take(found, used, manner)
+        if found.noisy or over:
+            return found.pools
+        return ()
+
+    def _take(self, done: _Reservation, used: Four, manner: Manner) -> bool:
+        """Move a settled reservation out of what is held. Returns whether it took more, and so
+        may have passed a fraction at which to warn."""
+        taken, over = [], []
+        for unit in _UNITS:
+            reserved, took = done.amounts[unit], used[unit]
+            if reserved or took:
+                taken.append((unit, reserved, reserved - took, took))
+                if took > reserved:
+                    over.append(unit)
+        for pool in done.pools:
+            held, free, spent = pool.held, pool.free, pool.spent
+            for unit, reserved, back, took in taken:
+                held[unit] -= reserved
+                free[unit] += back
+                spent[unit] += took
+            if manner != PLAIN:
+                pool.mark(used, manner)
+            if not pool.dirty:
+                self._touch(pool)
+        return bool(over) and any(pool.passed(over) for pool in done.pools)
+
+    def noisy(self, number: int) -> tuple[Pool, ...]:
+        """The buckets of a reservation, if one of them may be past a fraction at which to warn."""
+        found = self._open.get(number)
+        return found.pools if found is not None and found.noisy else ()
 
     def held(self, number: int) -> Four:
         """What a reservation holds."""
@@ -280,20 +230,19 @@ class Till:
 
     @property
     def leasing(self) -> bool:
-        """Whether any lease has something that nobody holds."""
-        return any(any(pool.free) for pool in self._pools.values())
+        """Whether the store may have a lease of this process."""
+        return bool(self._leased)
 
     def turn(
         self,
-        needs: Mapping[Key, Sequence[int]],
+        needs: Mapping[Key, Need],
         *,
         now: int,
         fraction: float,
-        recall: Container[Key] = (),
-        answering: Collection[Key] = (),
+        answering: Mapping[Key, int],
     ) -> Turn:
-        """All that there is to say and to ask. ``needs``: the sum of what waits for each bucket;
-        ``answering``: buckets of which others want back what is free."""
+        """All that there is to say and to ask. ``needs``: what waits for each bucket;
+        ``answering``: buckets of which others want back what is free, and the recall's number."""
         self._cut_batch()
         accounts, asks = [], []
         leases = self._leases(needs, answering)
@@ -302,19 +251,7 @@ class Till:
             if pool is None:  # forgotten meanwhile: who waits finds another
                 continue
             accounts.append(pool.account.row(now))
-            wanting = [max(0, need[unit] - pool.free[unit]) for unit in _UNITS]
-            asks.append(
-                Ask(
-                    account=key[0],
-                    start=key[1],
-                    since=pool.window.since,
-                    end=pool.window.end,
-                    need=Amounts(*[wanting[u] if u in pool.units else 0 for u in _UNITS]),
-                    caps=pool.caps,
-                    fraction=fraction,
-                    recall=key in recall,
-                )
-            )
+            asks.append(ask_for(pool, need, fraction))
         known = {account.id for account in accounts}
         for batch in self._batches:
             for one in batch.postings:
@@ -333,23 +270,32 @@ class Till:
             asks=tuple(asks),
         )
 
-    def _leases(self, needs: Container[Key], answering: Collection[Key]) -> list[Lease]:
-        """The leases that have changed, less what others need more."""
-        spare = [key for key in self._sparing if self.company] + list(answering)
-        for key in spare:
+    def _leases(self, needs: Container[Key], answering: Mapping[Key, int]) -> list[Lease]:
+        """The leases that have changed, less what others need more.
+
+        What is needed here of a nearly empty account goes back, too, before more is asked for: two
+        processes that both keep a piece would both be refused what the pieces together cover.
+        """
+        for key in [key for key in self._sparing if self.company] + list(answering):
             pool = self._pools.get(key)
-            if pool is not None and key not in needs:
+            if pool is not None:
                 self._drop_free(pool)
-            elif pool is not None:
-                self._dirty[key] = pool
         self._sparing.clear()
         found = [
-            Lease(account=key[0], start=key[1], answers=True)
-            for key in answering
+            Lease(account=key[0], start=key[1], answers=number)
+            for key, number in answering.items()
             if key not in self._pools
         ]
-        found += [_lease(pool, answers=key in answering) for key, pool in self._dirty.items()]
-        self._dirty = {}
+        for pool in self._dirty:
+            pool.dirty = False
+            found.append(lease_of(pool, answering.get(pool.key, 0)))
+        self._dirty = []
+        for lease in found:
+            key = (lease.account, lease.start)
+            if lease.granted == NOTHING:
+                self._leased.discard(key)
+            else:
+                self._leased.add(key)
         return found
 
     def turned(self, turn: Turn, result: Turned) -> None:
@@ -362,33 +308,45 @@ class Till:
             pool = self._pools.get((answer.account, answer.start))
             if pool is None:
                 continue
-            pool.known, pool.posted = answer.standing, [0, 0, 0, 0]
-            pool.answer = answer
+            pool.known, pool.posted, pool.answer = answer.standing, [0, 0, 0, 0], answer
+            pool.floors = UNKNOWN
             if answer.latest >= pool.window.end:
-                pool.over = answer.latest
+                pool.close(answer.latest)
                 continue
             pool.opened = True
             if answer.short:
                 self._sparing.add(pool.key)
-            for unit, amount in enumerate(_four(answer.granted)):
+            if answer.granted != NOTHING:
+                self._leased.add(pool.key)
+            for unit, amount in enumerate(four(answer.granted)):
                 pool.free[unit] += amount
         if result.fenced:
             # Somebody settled our leases, taking us for dead: what we hold is all that we have.
-            for pool in self._pools.values():
-                self._drop_free(pool)
-                pool.opened = False
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Use no lease before the store was asked about it."""
+        for pool in self._pools.values():
+            self._drop_free(pool)
+            pool.opened = False
 
     def failed(self, turn: Turn) -> None:
         """The store did not answer: it may have heard all, part or nothing of it."""
         told = [(lease.account, lease.start) for lease in turn.leases]
         for key in [*told, *((ask.account, ask.start) for ask in turn.asks)]:
+            self._leased.add(key)
             pool = self._pools.get(key)
             if pool is not None:
-                self._dirty[pool.key] = pool
+                self._touch(pool)
 
     def _drop_free(self, pool: Pool) -> None:
-        pool.free = [min(free, 0) for free in pool.free]
-        self._dirty[pool.key] = pool
+        pool.drop_free()
+        self._touch(pool)
+
+    def _touch(self, pool: Pool) -> None:
+        if not pool.dirty:
+            pool.dirty = True
+            self._dirty.append(pool)
 
     def tidy(self, now: int) -> None:
         """Give back leases that nobody uses, and forget accounts that nobody asks about."""
@@ -400,12 +358,15 @@ class Till:
                 self._drop_free(pool)
             if (idle > _FORGET_US or old or idle < -_FORGET_US) and pool.empty:
                 gone.append(key)
-        busy = {*self._dirty, *(key for one in self._batches for key in _keys(one))}
+        busy = {
+            *(pool.key for pool in self._dirty),
+            *(key for one in self._batches for key in _keys(one)),
+        }
         for key in gone:
             if key in busy:
                 continue
             pool = self._pools.pop(key)
-            pool.over = key[1]
+            pool.close(key[1])
             names = (pool.account.limit.name, pool.account.value, pool.account.run_id)
             self._purses.pop(names, None)
 
@@ -416,16 +377,16 @@ class Till:
         if postings:
             self._batches.append(Batch(self._order, postings))
         self._cut = self._order
-        for pool in self._dirty.values():
+        for pool in self._dirty:
             if any(pool.spent):
                 pool.posted = [a + b for a, b in zip(pool.posted, pool.spent, strict=True)]
                 pool.spent, pool.uncertain, pool.estimated = [0] * 4, [0] * 4, [0] * 4
 
     def _fresh(self) -> Iterable[Posting]:
-        for key, pool in self._dirty.items():
+        for pool in self._dirty:
             if any(pool.spent):
                 sums = (pool.spent, pool.uncertain, pool.estimated)
-                yield Posting(*key, *[Amounts(*amounts) for amounts in sums])
+                yield Posting(*pool.key, *[Amounts(*amounts) for amounts in sums])
 
     def _begin(self) -> None:
         """A new journal file, which begins with all that the store may not know."""
@@ -466,46 +427,6 @@ class Till:
     def pools(self) -> list[Pool]:
         """Every bucket in memory."""
         return list(self._pools.values())
-
-
-def used(pool: Pool, unit: int) -> int:
-    """What counts against an account, as far as this process knows: spent, or held by calls."""
-    held = max(_four(pool.known.held)[unit], pool.held[unit])
-    return _four(pool.known.spent)[unit] + pool.posted[unit] + pool.spent[unit] + held
-
-
-def _take(pool: Pool, held: Four, used: Four, manner: Manner) -> None:
-    """Move a settled reservation out of what is held."""
-    for unit in _UNITS:
-        pool.held[unit] -= held[unit]
-        pool.free[unit] += held[unit] - used[unit]
-        pool.spent[unit] += used[unit]
-    if manner == UNCERTAIN:
-        pool.uncertain = [a + b for a, b in zip(pool.uncertain, used, strict=True)]
-    elif manner == ESTIMATED:
-        pool.estimated = [a + b for a, b in zip(pool.estimated, used, strict=True)]
-
-
-def _lease(pool: Pool, *, answers: bool) -> Lease:
-    """A bucket's lease as it is now. What was overdrawn is in ``spent``; the lease covers what is
-    held, so there is no debt to be remembered here."""
-    for unit in _UNITS:
-        if pool.free[unit] < 0 or unit not in pool.units:
-            pool.free[unit] = 0
-    held = pool.held
-    pool.said = (held[0], held[1], held[2], held[3])
-    granted = [held + free for held, free in zip(pool.held, pool.free, strict=True)]
-    return Lease(
-        account=pool.key[0],
-        start=pool.key[1],
-        granted=Amounts(*granted),
-        held=Amounts(*pool.held),
-        answers=answers,
-    )
-
-
-def _four(amounts: Amounts) -> Four:
-    return amounts.nano_usd, amounts.tokens, amounts.calls, amounts.tool_calls
 
 
 def _added(one: Posting, other: Posting) -> Posting:

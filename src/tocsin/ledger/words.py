@@ -8,7 +8,7 @@ from typing import Any
 from tocsin.core.domain import Alert
 from tocsin.core.errors import BudgetExceeded
 from tocsin.core.ledger import Limit
-from tocsin.ledger.till import Pool
+from tocsin.ledger.pools import Pool
 from tocsin.ledger.windows import retry_after_s
 
 DETECTOR = "ledger"

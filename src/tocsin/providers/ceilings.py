@@ -1,9 +1,10 @@
-"""The most tokens that a model can write in one answer, and read, as its maker documents it.
+"""The most tokens that a model can write in one answer, and read: what was known in autumn 2026.
 
-A call that names no maximum may cost as much as the ceiling. What is not here is not known.
-Sources, read in 2025 and 2026: platform.openai.com/docs/models (a page for each model),
-platform.claude.com/docs/en/about-claude/models/overview, ai.google.dev/gemini-api/docs/models,
-docs.x.ai/docs/models, docs.mistral.ai/getting-started/models, api-docs.deepseek.com/quick_start.
+A call that names no maximum may cost as much as the ceiling, so where a figure was in doubt the
+larger one stands here. This table is kept by hand. The figures of Claude 4.5 and 5 and of Gemini 2
+and 3 were compared with their makers' pages, those of GPT-5.4 and DeepSeek V4 with what resellers
+state; the rest is common knowledge and was compared with nothing. For a model that is not here
+``ledger.max_output_tokens`` counts; before either, the maximum that a call names.
 """
 
 import re
@@ -23,8 +24,8 @@ class Ceiling(msgspec.Struct, frozen=True):
 _CEILINGS: tuple[tuple[str, Ceiling], ...] = (
     # OpenAI
     (r"gpt-5(\.\d+)?-chat|chatgpt-", Ceiling(16_384, 128_000)),
-    (r"gpt-5(\.\d+)?-pro", Ceiling(272_000, 400_000)),
-    (r"gpt-5\.[45]", Ceiling(128_000, 1_050_000)),
+    (r"gpt-5(\.\d+)?-pro", Ceiling(272_000, 1_050_000)),
+    (r"gpt-5\.([4-9]|\d\d)", Ceiling(128_000, 1_050_000)),
     (r"gpt-5", Ceiling(128_000, 400_000)),
     (r"gpt-4\.1", Ceiling(32_768, 1_047_576)),
     (r"gpt-4\.5", Ceiling(16_384, 128_000)),
@@ -38,17 +39,17 @@ _CEILINGS: tuple[tuple[str, Ceiling], ...] = (
     (r"o[1-4]", Ceiling(100_000, 200_000)),
     (r"gpt-oss", Ceiling(131_072, 131_072)),
     # Anthropic
-    (r"claude-(opus|sonnet|fable)-5|claude-(opus|sonnet)-4-[678]", Ceiling(128_000, 1_000_000)),
-    (r"claude-(sonnet-4|haiku-4|3-7-sonnet|opus-4-5)", Ceiling(64_000, 1_000_000)),
+    (r"claude-(opus|sonnet|haiku|fable)-5", Ceiling(128_000, 1_000_000)),
+    (r"claude-(opus|sonnet)-4[-.][678]", Ceiling(128_000, 1_000_000)),
+    (r"claude-(sonnet-4|haiku-4|3[-.]7-sonnet|opus-4[-.]5)", Ceiling(64_000, 1_000_000)),
     (r"claude-opus-4", Ceiling(32_000, 200_000)),
-    (r"claude-3-5", Ceiling(8_192, 200_000)),
+    (r"claude-3[-.]5", Ceiling(8_192, 200_000)),
     (r"claude-3", Ceiling(4_096, 200_000)),
     # Google
-    (r"gemini-(2\.5|3)", Ceiling(65_536, 1_048_576)),
-    (r"gemini-(1\.5|2\.0)", Ceiling(8_192, 2_097_152)),
-    # xAI, Mistral, DeepSeek: their context is all that they document, or more than they write.
-    (r"deepseek-reasoner", Ceiling(65_536, 131_072)),
-    (r"deepseek-chat", Ceiling(8_192, 131_072)),
+    (r"gemini-(2\.[05]|3)", Ceiling(65_536, 1_048_576)),
+    (r"gemini-1\.5", Ceiling(8_192, 2_097_152)),
+    # DeepSeek: its older names stand for V4 now.
+    (r"deepseek-(v4|flash|chat|reasoner)", Ceiling(384_000, 1_048_576)),
 )
 _PATTERNS = tuple((re.compile(pattern), ceiling) for pattern, ceiling in _CEILINGS)
 _PREFIX = re.compile(r"(?:[a-z]{2,6}\.)?(?:anthropic|openai|google|deepseek)[./]")

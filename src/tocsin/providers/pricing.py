@@ -120,7 +120,6 @@ class Pricer:
     ) -> int | None:
         """The most that so many tokens can cost (nano US dollars), however much of the input is
         written to a cache or read from one; ``None`` when the price is unknown."""
-        plain = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
         known = self._state.known.get((provider, model))
         if known is None:
             known = self._learn(provider, model)
@@ -128,6 +127,7 @@ class Pricer:
             dearest = max(known.fresh, known.cache_read, known.cache_write)
             femto = input_tokens * dearest + output_tokens * known.output
             return -(-femto // _FEMTO_PER_NANO)
+        plain = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
         written = msgspec.structs.replace(plain, cache_write_tokens=input_tokens)
         read = msgspec.structs.replace(plain, cache_read_tokens=input_tokens)
         costs = [self(provider, model, usage, at_us)[0] for usage in (plain, written, read)]

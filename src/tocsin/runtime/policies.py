@@ -84,15 +84,18 @@ def _decide(
 class _Layer:
     """One policy around the rest."""
 
-    __slots__ = ("_inner", "_mode", "_policy", "_watch")
+    __slots__ = ("_inner", "_mode", "_passes", "_policy", "_watch")
 
     def __init__(self, policy: Policy, mode: Mode, inner: Next, watch: Watch) -> None:
         self._policy = policy
         self._mode = mode
         self._inner = inner
         self._watch = watch
+        self._passes: Callable[[Call], bool] | None = getattr(policy, "passes", None)
 
     async def __call__(self, call: Call) -> Reply:
+        if self._passes is not None and self._passes(call):
+            return await self._inner(call)
         stage = self._watch.stages.get(call.id)
         outer = stage.deadline if stage is not None else 0.0
         started = monotonic()

@@ -39,6 +39,10 @@ _PARENTS = 20_000
 """Child runs whose parents are remembered."""
 _UNTOLD = 1000
 """Notes that wait for the next call of their run; most runs that are redirected do go on."""
+_RUNS = 2000
+"""Runs that are remembered to have been let go on; at the start, those stopped in ..."""
+_RECENT_US = 7 * 86_400_000_000
+"""... the last seven days."""
 _DEEPEST = 64
 """Ancestors of a run that are looked at."""
 _TELLING_S = 30.0
@@ -65,6 +69,8 @@ class Switch:
         """The strongest of each scope and value."""
         self._notes: dict[str, str] = {}
         """Run id → what its next call is to tell the model."""
+        self._lifted: dict[str, None] = {}
+        """Runs that were let go on, the latest last."""
         self._parents: OrderedDict[str, str] = OrderedDict()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._version: int | None = None
@@ -82,6 +88,10 @@ class Switch:
         Raises ``StoreError``: a process that cannot know its stops must not serve.
         """
         self._runtime = runtime
+        since = self._clock.now_us() - _RECENT_US
+        for stop in reversed(await self._in_thread(self._store.stops, limit=_RUNS)):
+            if stop.ended_at is not None and stop.ended_at >= since:
+                self._note_lifted(stop)
         await self.refresh()
         self._following = asyncio.create_task(self._follow())
 
@@ -193,6 +203,18 @@ class Switch:
             if len(self._parents) > _PARENTS:
                 self._parents.popitem(last=False)
 
+    def lifted(self, run_id: str) -> bool:
+        """Whether a stop of this run was lifted: here since the start, or in recent days."""
+        return run_id in self._lifted
+
+    def _note_lifted(self, stop: Stop) -> None:
+        if stop.standing or stop.scope != "run":
+            return
+        self._lifted.pop(stop.value, None)
+        self._lifted[stop.value] = None
+        if len(self._lifted) > _RUNS:
+            del self._lifted[next(iter(self._lifted))]
+
     def note(self, run_id: str) -> str | None:
         """What the next call of a redirected run is to tell the model."""
         return self._notes.get(run_id)
@@ -294,6 +316,7 @@ class Switch:
                     self._put(other)
         if stop.standing:
             self._put(stop)
+        self._note_lifted(stop)
         if stop.ending == "redirected" and before.scope == "run":
             self._notes[before.value] = stop.note
             if len(self._notes) > _UNTOLD:
@@ -357,6 +380,11 @@ class StopsPolicy:
     def __init__(self, switch: Switch, supervision: Callable[[str], Supervision]) -> None:
         self._switch = switch
         self._supervision = supervision
+
+    def passes(self, call: Call) -> bool:
+        """Whether nothing is stopped and nothing is to be remembered of the call."""
+        identity = call.draft.identity
+        return self._switch.idle and (identity is None or identity.parent_run_id is None)
 
     async def __call__(self, call: Call, next: Next) -> Reply:
         identity, switch = call.draft.identity, self._switch

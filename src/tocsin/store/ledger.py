@@ -8,6 +8,7 @@ from tocsin.core.errors import InputError
 from tocsin.core.ledger import Amounts
 from tocsin.store.database import Database, Row, Session
 from tocsin.store.ledger_api import (
+    EVERY,
     NOTHING,
     AccountRow,
     Answer,
@@ -53,9 +54,10 @@ class RelationalBook:
             answers = _Desk(session, turn, alive).answers() if turn.asks else ()
         return Turned(answers=answers, company=bool(alive), fenced=bool(fenced))
 
-    def wanted(self, holder: str) -> list[tuple[bytes, int]]:
+    def wanted(self, holder: str) -> dict[tuple[bytes, int], int]:
         with self._database.read() as session:
-            return [(bytes(row[0]), row[1]) for row in session.all("ledger_wanted", (holder,))]
+            rows = session.all("ledger_wanted", (holder,))
+        return {(bytes(row[0]), row[1]): row[2] for row in rows}
 
     def holders(self, home: str) -> list[tuple[str, int]]:
         with self._database.read() as session:
@@ -109,12 +111,14 @@ class RelationalBook:
         self, limit_name: str, *, value: str | None = None, run_id: str | None = None, most: int
     ) -> list[AccountRow]:
         with self._database.read() as session:
-            if value is None:
-                rows = session.all("ledger_accounts", (limit_name, most))
-            else:
+            if value is not None and run_id is not None:
+                rows = session.all("ledger_accounts_of_both", (limit_name, value, run_id, most))
+            elif run_id is not None:
+                rows = session.all("ledger_accounts_of_run", (limit_name, run_id, most))
+            elif value is not None:
                 rows = session.all("ledger_accounts_of_value", (limit_name, value, most))
-            if run_id is not None:
-                rows = [row for row in rows if row[3] == run_id]
+            else:
+                rows = session.all("ledger_accounts", (limit_name, most))
             return [_account(row) for row in rows]
 
     def standings(self, windows: Sequence[tuple[bytes, int]], *, now: int) -> dict[bytes, Standing]:
@@ -134,8 +138,7 @@ class RelationalBook:
             session.write_rows(
                 "ledger_bucket_add", [account.id, start, at, *([0] * 12), *_flat(extra)]
             )
-            target = "/".join(filter(None, (account.limit_name, account.value, account.run_id)))
-            session.run("add_audit", (at, by, "limit.raise", target, _said(extra)))
+            session.run("add_audit", (at, by, "limit.raise", _target(account), _said(extra)))
 
     def reconcile(
         self, account: AccountRow, since: int, used: Amounts, *, by: str, at: int
@@ -152,8 +155,7 @@ class RelationalBook:
                 given = [have - took for have, took in zip(uncertain, kept, strict=True)]
                 session.run("ledger_settle", (*given, account.id, row[1]))
                 back += Amounts(*given)
-            target = "/".join(filter(None, (account.limit_name, account.value, account.run_id)))
-            session.run("add_audit", (at, by, "limit.reconcile", target, _said(used)))
+            session.run("add_audit", (at, by, "limit.reconcile", _target(account), _said(used)))
         return back
 
     def prune(self, *, accounts_before: int, buckets_before: int) -> None:
@@ -233,34 +235,49 @@ class _Desk:
             self._session.run("ledger_account_advance", (ask.start, ask.account, ask.start))
         grant, short = _grant(ask, standing)
         if any(grant):
+            # What was answered before is no longer all that this holder could give back.
             key = (ask.account, ask.start, self._turn.holder)
             if not self._session.run("ledger_lease_grant", (*grant, *key)):
-                self._session.write_rows("ledger_lease_put", [*key, *grant, 0, 0, 0, 0, 0])
+                self._session.write_rows("ledger_lease_put", [*key, *grant, 0, 0, 0, 0, 0, 0])
+        recalled, answered = self._recall(ask, short)
         return Answer(
             account=ask.account,
             start=ask.start,
             latest=max(ask.start, latest),
             granted=Amounts(*grant),
             short=bool(short),
-            awaited=self._awaited(ask, short),
+            recalled=recalled,
+            answered=answered,
             standing=standing,
         )
 
-    def _awaited(self, ask: Ask, short: list[int]) -> bool:
-        """Call back what others have of the units that fall short; whether any still owes that."""
-        awaited = False
-        for lease in self._windows.leases[ask.account] if short else ():
-            if lease.holder not in self._alive or not any(_flat(lease.granted)[u] for u in short):
-                continue
-            if ask.recall:
+    def _recall(self, ask: Ask, short: list[int]) -> tuple[int, int]:
+        """Call back what others have of the units that fall short. Returns the recall that this
+        began, or 0, and the one that all of them have answered."""
+        others = [
+            lease
+            for lease in (self._windows.leases[ask.account] if short else ())
+            if lease.holder in self._alive and any(_flat(lease.granted)[u] for u in short)
+        ]
+        if not others:
+            return 0, EVERY
+        number = ask.recalled
+        if ask.recall:
+            # Above all that any of them may be about to answer, with what it knew before.
+            number = max(number, *[max(lease.wanted, lease.answers) for lease in others]) + 1
+        for lease in others:
+            if max(lease.wanted, lease.answers) < number:
                 key = (lease.account, lease.start, lease.holder)
-                self._session.run("ledger_lease_want", key)
-            awaited = awaited or ask.recall or lease.answers
-        return awaited
+                self._session.run("ledger_lease_want", (number, *key))
+        return number if ask.recall else 0, min(lease.answers for lease in others)
 
 
 def _grant(ask: Ask, standing: Standing) -> tuple[list[int], list[int]]:
-    """What is given, and the units of which there is less than needed."""
+    """What is given, and the units of which there is less than needed.
+
+    What would serve nobody stays here, where everybody finds it: pieces that several holders have
+    could together be enough for a call.
+    """
     free, short = [0, 0, 0, 0], []
     need = _flat(ask.need)
     spent, leased, extra = _flat(standing.spent), _flat(standing.leased), _flat(standing.extra)
@@ -271,6 +288,9 @@ def _grant(ask: Ask, standing: Standing) -> tuple[list[int], list[int]]:
         if free[unit] < need[unit]:
             short.append(unit)
     if short:
+        least = _flat(ask.least)
+        if any(free[unit] < least[unit] for unit in short):
+            return [0, 0, 0, 0], short
         # All that is left of what is short: the calls that wait may fit one by one.
         return [min(f, n) for f, n in zip(free, need, strict=True)], short
     if not any(need):
@@ -281,13 +301,29 @@ def _grant(ask: Ask, standing: Standing) -> tuple[list[int], list[int]]:
     ], []
 
 
+def forget_end_user(session: Session, name: str) -> None:
+    """Delete the accounts of one end user, and the name from who raised or reconciled them.
+
+    What the user's calls have spent still counts in every other account.
+    """
+    said = session.all("ledger_audit")
+    accounts = [_account(row) for row in session.all("ledger_accounts_of_user", (name,))]
+    targets = {_target(account): account.limit_name for account in accounts}
+    for number, target in said:
+        if target in targets:
+            session.run("ledger_forget_audit", (f"{targets[target]}/(forgotten)", number))
+    for what in ("leases", "buckets", "accounts"):
+        session.run(f"ledger_forget_{what}", (name,))
+
+
 # -- rows --
 
 
 def _put_accounts(session: Session, accounts: Sequence[AccountRow]) -> None:
     flat: list[Any] = []
     for one in {account.id: account for account in accounts}.values():
-        flat += [one.id, one.limit_name, one.value, one.run_id, one.latest, one.touched_at]
+        flat += [one.id, one.limit_name, one.scope, one.value, one.run_id]
+        flat += [one.latest, one.touched_at]
     session.write_rows("ledger_account_put", flat)
 
 
@@ -314,7 +350,7 @@ def _set_leases(session: Session, holder: str, leases: Sequence[Lease], *, fence
             session.run("ledger_lease_drop", (lease.account, lease.start, holder))
             continue
         flat += [lease.account, lease.start, holder, *_flat(granted), *_flat(lease.held)]
-        flat += [-1 if lease.answers else 0]
+        flat += [lease.answers, lease.answers]
     session.write_rows("ledger_lease_put", flat)
 
 
@@ -343,23 +379,30 @@ def _account(row: Row) -> AccountRow:
     return AccountRow(
         id=bytes(row[0]),
         limit_name=row[1],
-        value=row[2],
-        run_id=row[3],
-        latest=row[4],
-        touched_at=row[5],
+        scope=row[2],
+        value=row[3],
+        run_id=row[4],
+        latest=row[5],
+        touched_at=row[6],
     )
 
 
 def _lease(row: Row) -> Lease:
-    """A lease as it is stored; ``answers``: it is wanted and has not been answered."""
+    """A lease as it is stored."""
     return Lease(
         account=bytes(row[0]),
         start=row[1],
         holder=row[2],
         granted=Amounts(*row[3:7]),
         held=Amounts(*row[7:11]),
-        answers=row[11] == 1,
+        wanted=row[11],
+        answers=row[12],
     )
+
+
+def _target(account: AccountRow) -> str:
+    """An account's name in the audit log."""
+    return "/".join(filter(None, (account.limit_name, account.value, account.run_id)))
 
 
 def _as_spent(row: Row) -> Posting:

@@ -5,6 +5,10 @@ a limit knows no windows). A window is a bucket, or the last 61 of a rolling lim
 process that spends; a *lease* is what it may spend of one bucket without asking.
 
 At every grant: spent in the window + all leases in it <= the limit + what was added by hand.
+
+When too little is left, other holders are asked to give back what they do not use. Such *recalls*
+are numbered upwards: a holder's lease names the newest recall that it knew of when it last gave
+back everything, so that whoever asks can tell whether that was before or after its own.
 """
 
 from collections.abc import Sequence
@@ -18,6 +22,8 @@ Caps = tuple[int | None, int | None, int | None, int | None]
 """Limits in the order of ``Amounts``; ``None`` does not limit."""
 
 NOTHING = Amounts()
+EVERY = 1 << 62
+"""``Answer.answered`` where nobody has anything that could be given back."""
 
 
 class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +33,8 @@ class AccountRow(msgspec.Struct, frozen=True, kw_only=True):
     limit_name: str
     value: str
     run_id: str = ""
+    scope: str = ""
+    """The limit's: it says what ``value`` names."""
     latest: int = 0
     """The newest bucket that anybody was granted something in."""
     touched_at: int = 0
@@ -57,8 +65,11 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     granted: Amounts = NOTHING
     held: Amounts = NOTHING
     holder: str = ""
-    answers: bool = False
-    """It gives back what was wanted."""
+    answers: int = 0
+    """The newest recall that the holder knew of when it gave back all that it did not need; 0 when
+    this says nothing of the kind."""
+    wanted: int = 0
+    """The newest recall, as the store has it."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +84,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """When the bucket is filled no more."""
     need: Amounts
     caps: Caps
+    least: Amounts = NOTHING
+    """With less than this nobody is served, so nothing is given when less is left."""
     fraction: float
     recall: bool = True
-    """When it falls short: call back what other holders do not use."""
+    """When it falls short: begin a new recall of what other holders do not use."""
+    recalled: int = 0
+    """The newest recall that this holder waits for: whoever has not answered it is asked again."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,9 +119,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     others have moved on, whatever this holder's clock says. Ask again, there."""
     granted: Amounts = NOTHING
     short: bool = False
-    """There is less left than was needed; ``granted`` is all of it."""
-    awaited: bool = False
-    """Other holders have been asked to give back and have not answered yet."""
+    """There is less left than was needed; ``granted`` is all of it that serves anybody."""
+    recalled: int = 0
+    """The recall that has been begun; 0 where none was."""
+    answered: int = EVERY
+    """All other holders that have anything of what is short have answered this recall, and all
+    before it."""
     standing: Standing
 
 
@@ -145,8 +163,9 @@ class LedgerBook(Protocol):
         """Apply batches that are not applied yet, set leases, then answer what is asked."""
         ...
 
-    def wanted(self, holder: str) -> list[tuple[bytes, int]]:
-        """Buckets (account, start) of which this holder should give back what it does not use."""
+    def wanted(self, holder: str) -> dict[tuple[bytes, int], int]:
+        """Buckets (account, start) of which this holder should give back what it does not use,
+        with the number of the newest recall."""
         ...
 
     def holders(self, home: str) -> list[tuple[str, int]]:

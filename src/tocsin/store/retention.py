@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tocsin.core.interaction import Interaction
-from tocsin.store import reading, records, supervision
+from tocsin.store import ledger, reading, records, supervision
 from tocsin.store.api import Swept
 from tocsin.store.database import Database, Row, Session
 from tocsin.store.packs import Place, read_items
@@ -121,6 +121,7 @@ class Sweeper:
                 slices.took(time.perf_counter() - started)
         with self._database.write() as session:
             supervision.forget_name(session, end_user)
+            ledger.forget_end_user(session, end_user)
         return total
 
     def _delete_user_slice(self, session: Session, victims: list[Victim]) -> Swept:

@@ -28,8 +28,8 @@ class Record:
         self.thresholds = thresholds
         self.idle: deque[Step] = deque(maxlen=24)
         """The latest steps without progress, since the last one with."""
-        self.idle_count = 0
-        self.score = 0
+        self.idle_count = 0.0
+        self.score = 0.0
         self.talk: deque[Step] = deque(maxlen=24)
         """Texts in a row that said nothing new."""
         self.talk_count = 0
@@ -52,14 +52,29 @@ class Record:
         self.recent.append(step)
         if step.verdict == "neutral":
             return False
-        self.progress.append(step.verdict == "progress")
         if step.verdict == "progress":
+            self.progress.append(True)
             self.reset()
             return True
+        if self._beside(step):
+            step.part = 0.0
+        if step.part >= 0.5:
+            self.progress.append(False)
         self.idle.append(step)
-        self.idle_count += 1
-        self.score += step.weight
+        self.idle_count += step.part
+        self.score += step.weight * step.part
         return False
+
+    def _beside(self, step: Step) -> bool:
+        """Whether the same answer asked for it as for the step before, which is another call: the
+        agent could not know what comes of one when it asked for the next."""
+        last = self.idle[-1] if self.idle else None
+        return (
+            last is not None
+            and last.call == step.call
+            and last.speaker == step.speaker
+            and last.arguments.loose != step.arguments.loose
+        )
 
     def heard(self, step: Step) -> None:
         """Count a plain answer in."""
@@ -88,11 +103,17 @@ class Record:
             return 1.0
         return sum(self.progress) / len(self.progress)
 
+    def has_trend(self) -> bool:
+        """Whether the run is long enough for ``TRENDS`` to have anything to say."""
+        if self.calls >= self.thresholds.trend_calls:
+            return True
+        return bool(self.expected) and self.calls > (self.expected or 0)
+
 
 Detector = Callable[[Record], Verdict | None]
 
 
-def _stage(count: int, stages: Stages) -> Stage | None:
+def _stage(count: float, stages: Stages) -> Stage | None:
     if stages.kill and count >= stages.kill:
         return "kill"
     if stages.pause and count >= stages.pause:
@@ -107,6 +128,10 @@ def _verdict(
         return None
     shown = steps if len(steps) <= 6 else [*steps[:2], *list(steps)[-4:]]
     return Verdict(detector=detector, stage=stage, summary=summary, steps=tuple(shown))
+
+
+def _weight(steps: Sequence[Step]) -> float:
+    return sum([step.part for step in steps])
 
 
 def _what(step: Step) -> str:
@@ -141,16 +166,39 @@ def identical(record: Record) -> Verdict | None:
         and s.outcome == last.outcome
     ]
     # The call that the first of them repeats brought something, so it is not among them.
-    count = len(same) + (1 if same[0].weight == 2 else 0)
+    count = len(same) + same[0].again
     stage = _stage(count, record.thresholds.identical)
     if stage == "nudge" and last.outcome.failed and count >= record.thresholds.identical.pause - 1:
         stage = "pause"
+    if stage is None:
+        return _come_back(record, last)
     summary = f"{_what(last)} was called {count} times with {_came(last)} each time."
     return _verdict("identical", stage, summary, _with_original(record, same))
 
 
+def _come_back(record: Record, last: Step) -> Verdict | None:
+    """The same call with the same result, to the letter, with other steps between. After a change
+    it is a look at what came of that."""
+    if not last.again:
+        return None
+    same: list[Step] = []
+    for step in reversed(record.recent):
+        if step.verdict == "progress" and (step.kind == "write" or step.outcome.name == "done"):
+            break
+        if (
+            step.arguments.strict == last.arguments.strict
+            and step.tool == last.tool
+            and step.result == last.result
+            and step.outcome == last.outcome
+        ):
+            same.insert(0, step)
+    stage = _stage(len(same), record.thresholds.come_back)
+    summary = f"{_what(last)} came to the same result {len(same)} times, with other steps between."
+    return _verdict("identical", stage, summary, same)
+
+
 def _with_original(record: Record, same: list[Step]) -> list[Step]:
-    if same[0].weight != 2:
+    if not same[0].again:
         return same
     for step in record.recent:
         if step is same[0]:
@@ -166,8 +214,8 @@ def near_duplicate(record: Record) -> Verdict | None:
         return None
     last = record.idle[-1]
     near = [s for s in record.idle if s.cluster == last.cluster]
-    stage = _stage(len(near), record.thresholds.near_duplicate)
-    if stage == "nudge" and last.outcome.failed and record.score > len(near):
+    stage = _stage(_weight(near), record.thresholds.near_duplicate)
+    if stage == "nudge" and last.outcome.failed and record.score > _weight(near):
         stage = "pause"
     if last.outcome.name == "empty" and stage == "pause" and not _repeated(near):
         # An empty answer is an answer: looking in one place after another is no loop yet.
@@ -177,7 +225,7 @@ def near_duplicate(record: Record) -> Verdict | None:
 
 
 def _repeated(steps: Sequence[Step]) -> bool:
-    return sum(1 for s in steps if s.weight == 2) * 2 >= len(steps)
+    return sum([s.again for s in steps]) * 2 >= len(steps)
 
 
 def same_failure(record: Record) -> Verdict | None:
@@ -186,11 +234,11 @@ def same_failure(record: Record) -> Verdict | None:
         return None
     last = record.idle[-1]
     same = [s for s in record.idle if s.outcome == last.outcome]
-    stage = _stage(len(same), record.thresholds.same_failure)
+    stage = _stage(_weight(same), record.thresholds.same_failure)
     if stage is None:
         latest = list(record.recent)[-record.thresholds.of_last :]
         among = [s for s in latest if s.outcome == last.outcome and s.tool == last.tool]
-        if len(among) >= record.thresholds.same_failure.nudge:
+        if _weight(among) >= record.thresholds.same_failure.nudge:
             same, stage = among, "nudge"
     summary = f"{len(same)} calls failed in the same way: “{last.outcome.name[6:]}”."
     return _verdict("same_failure", stage, summary, same)
@@ -205,7 +253,7 @@ def nothing_new(record: Record) -> Verdict | None:
     if last.outcome.name not in good:
         return None
     same = [s for s in record.idle if s.tool == last.tool and s.outcome.name in good]
-    stage = _stage(len(same), record.thresholds.nothing_new)
+    stage = _stage(_weight(same), record.thresholds.nothing_new)
     summary = f"{len(same)} successful calls of {last.tool} in a row brought nothing new."
     return _verdict("nothing_new", stage, summary, same)
 
@@ -224,7 +272,7 @@ def alternation(record: Record) -> Verdict | None:
             at -= 1
         length = len(steps) - 1 - at
         distinct = {s.cluster for s in steps[-period:]}
-        if length and len(distinct) == period and length + period > best[0]:
+        if length >= period and len(distinct) == period and length + period > best[0]:
             best = (length + period, period)
     count, period = best
     stage = _stage(count, record.thresholds.alternation)
@@ -257,9 +305,9 @@ def no_progress(record: Record) -> Verdict | None:
     limits = record.thresholds.no_progress
     count = record.idle_count
     stage = _stage(count, limits)
-    if stage is None and count > 1 and record.score >= limits.nudge:
+    if stage is None and len(record.idle) > 1 and record.score >= limits.nudge:
         stage = "nudge"
-    summary = f"{count} steps in a row brought nothing new"
+    summary = f"{len(record.idle)} steps in a row brought nothing new"
     if RANK[stage] < RANK["pause"] and len(record.progress) == record.thresholds.window:
         share = 1 - record.share()
         if share >= record.thresholds.window_share and not record.progress[-1]:
@@ -291,12 +339,14 @@ def growing_context(record: Record) -> Verdict | None:
 def rising_cost(record: Record) -> Verdict | None:
     """Cost per call that accelerates while little comes of it."""
     settings = record.thresholds
-    if record.calls < settings.trend_calls or record.share() >= settings.trend_progress:
+    if record.calls < settings.trend_calls:
         return None
     if len(record.first_costs) < 5 or len(record.costs) < 5:
         return None
     first, latest = sum(record.first_costs) / 5, sum(record.costs) / 5
     if first <= 0 or latest < settings.cost_rise * first:
+        return None
+    if record.share() >= settings.trend_progress:
         return None
     summary = (
         f"A call now costs {latest / first:.1f} times what the first ones cost "

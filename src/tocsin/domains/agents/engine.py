@@ -8,6 +8,7 @@ call adds, however long the history that comes with it.
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 
 from tocsin.core.messages import Hash, Message, ToolCall
 from tocsin.core.supervision import Finding, RunWatch, Stage
@@ -34,6 +35,7 @@ _LATE = 2
 _LONG_ANSWER = 1200
 """Characters from which a finished answer is looked at for repetition inside."""
 _DIGITS = re.compile(r"\d+")
+_BY_TIME = attrgetter("call", "at")
 
 
 class Tracker:
@@ -137,9 +139,10 @@ class Tracker:
 
     def watch(self) -> RunWatch:
         """How the run stands now."""
-        steps = sorted([*self._judge.steps, *self._judge.texts], key=lambda s: (s.call, s.at))
-        latest = list(self._judge.steps)[-5:]
-        size = sum(step.size for step in latest)
+        tools, texts = list(self._judge.steps), self._judge.texts
+        steps = sorted([*tools[-20:], *texts], key=_BY_TIME) if texts else tools
+        latest = tools[-5:]
+        size = sum([step.size for step in latest])
         return RunWatch(
             run_id=self.run_id,
             feature=self.feature,
@@ -148,8 +151,8 @@ class Tracker:
             last_at=self._last_at,
             calls=self._calls,
             steps=self._steps,
-            repeats=sum(step.repeat for step in steps[-20:]),
-            novelty=sum(step.new for step in latest) / size if size else 1.0,
+            repeats=sum([step.repeat for step in steps[-20:]]),
+            novelty=sum([step.new for step in latest]) / size if size else 1.0,
             tokens=self._tokens,
             tokens_since_new=self._record.tokens_since_new,
             cost_nano_usd=self._cost,
@@ -314,6 +317,8 @@ class Tracker:
         last = latest[-1]
         if any(s.outcome != last.outcome or s.tool != step.tool for s in latest):
             return None
+        if sum([s.part for s in latest]) < count:
+            return None
         near = self._judge.near(step, latest)
         if not near or self._waited(step, last):
             return None
@@ -359,11 +364,14 @@ class Tracker:
             if RANK[strongest.stage] > self._reached:
                 self._reached = RANK[strongest.stage]
                 told.append(strongest)
-        for name, detect in TRENDS.items():
-            verdict = detect(record) if name in self._on else None
-            if verdict is not None and RANK[verdict.stage] > self._trends.get(name, 0):
-                self._trends[name] = RANK[verdict.stage]
-                told.append(verdict)
+        if record.has_trend():
+            for name, detect in TRENDS.items():
+                verdict = detect(record) if name in self._on else None
+                if verdict is not None and RANK[verdict.stage] > self._trends.get(name, 0):
+                    self._trends[name] = RANK[verdict.stage]
+                    told.append(verdict)
+        if not told:
+            return ()
         told.sort(key=lambda v: -RANK[v.stage])
         return tuple([self._finding(verdict) for verdict in told])
 

@@ -54,10 +54,15 @@ class Histories:
     def _grown(self, messages: Sequence[Message]) -> New | None:
         """The common case: an earlier history, and more."""
         best = -1
+        longest, size = -1, len(messages)
         for index, (length, end) in enumerate(self._tails):
-            longest = best < 0 or length > self._tails[best][0]
-            if longest and length <= len(messages) and _end(messages, length) == end:
-                best = index
+            if (
+                longest < length <= size
+                # The last message tells most of them apart.
+                and (not length or messages[length - 1].hash == end[-1])
+                and _end(messages, length) == end
+            ):
+                best, longest = index, length
         if best < 0:
             return None
         length, _ = self._tails.pop(best)

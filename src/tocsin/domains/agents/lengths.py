@@ -6,6 +6,7 @@ IDLE_US = 30 * 60 * 1_000_000
 """A run whose last answer asked for nothing and that nobody continued for so long is over."""
 LEAST = 20
 """Finished runs of a feature before anything is said of it."""
+_MINUTE_US = 60 * 1_000_000
 _KEPT = 200
 _FEATURES = 1000
 _WAITING = 10_000
@@ -31,6 +32,8 @@ class Lengths:
         self._ended: OrderedDict[str, deque[int]] = OrderedDict()
         self._usual: dict[str, int] = {}
         self._waiting: deque[tuple[int, Length]] = deque(maxlen=_WAITING)
+        self._singles: deque[tuple[int, dict[str, int]]] = deque()
+        """Minute → feature → runs that have had one answer in it."""
 
     def answered(self, run: Length, at_us: int, *, asks_more: bool) -> None:
         """A run has got an answer. Those that have been silent since their last word are over."""
@@ -41,6 +44,27 @@ class Lengths:
             then, old = self._waiting.popleft()
             if old.last_at == then and not old.troubled:
                 self._over(old.feature, old.calls)
+
+    def single(self, feature: str, at_us: int) -> None:
+        """A run has got its first answer, which asks for nothing: most such runs are over. They
+        are counted by the minute, for there may be many."""
+        minute = at_us // _MINUTE_US
+        if not self._singles or self._singles[-1][0] != minute:
+            self._singles.append((minute, {}))
+            while self._singles and self._singles[0][0] < (at_us - IDLE_US) // _MINUTE_US:
+                for name, count in self._singles.popleft()[1].items():
+                    for _ in range(min(count, _KEPT)):
+                        self._over(name, 1)
+        counts = self._singles[-1][1]
+        if feature in counts or len(counts) < _FEATURES:
+            counts[feature] = counts.get(feature, 0) + 1
+
+    def went_on(self, feature: str) -> None:
+        """One of those runs was none: it has had a second call."""
+        for _, counts in reversed(self._singles):
+            if counts.get(feature, 0):
+                counts[feature] -= 1
+                return
 
     def _over(self, feature: str, calls: int) -> None:
         kept = self._ended.get(feature)

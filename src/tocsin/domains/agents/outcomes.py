@@ -13,7 +13,7 @@ Kind = Literal["read", "write", "talk", "other"]
 _decode = msgspec.json.Decoder().decode
 
 _ERROR = re.compile(
-    r"\W*(?:errors?\b|err:|failed\b|failure\b|fatal\b|exception\b|traceback\b"
+    r"\W*(?:errors?\b|\w+_error>|err:|failed\b|failure\b|fatal\b|exception\b|traceback\b"
     r"|could ?n[o']t\b|can ?not\b"
     r"|can't\b|unable to\b|invalid\b|unknown (?:command|tool|option|function|action)|no such\b"
     r"|permission denied|access denied|unauthori[sz]ed|forbidden|bad request|timed? ?out\b|usage:"
@@ -23,6 +23,11 @@ _ERROR = re.compile(
 _ERROR_NAME = re.compile(
     r"\b[A-Z]\w*(?:Error|Exception)\b|exit(?:ed)?(?: with)?(?: code| status)?[:= ]+[1-9]"
 )
+_EXIT_OK = re.compile(r"exit(?:ed)?(?: with)?(?: code| status)?[:= ]+0\b")
+_FRAME = re.compile(r"^\s+(?:at|from|in|File) \S.*(?::\d+|line \d+)", re.MULTILINE)
+"""A line of a stack trace, in most languages."""
+_TRANSIENT = re.compile(r"time[d-]? ?out|unavailable|temporar|overload|connection|busy|later")
+"""Failures after which the same call is worth sending again."""
 _ERROR_NAMES = ("Error", "Exception", "exit")
 _ERROR_INSIDE = (
     "command not found", "no such file or directory", "is not recognized as", "permission denied",
@@ -41,11 +46,17 @@ _RATE = (
     "quota exceeded", "throttl", "retry after", "retry-after", "retry_after", "overloaded",
     "resource exhausted", "resource_exhausted", "slow down",
 )  # fmt: skip
+_RATE_HINTS = ("limit", "retry", "429", "too many", "quota", "throttl", "load", "exhaust", "slow")
 _PENDING = re.compile(
     r"\b(?:pending|queued|running|in[ _-]?progress|processing|not (?:yet )?ready|waiting|scheduled"
     r"|building|starting|provisioning|incomplete|unchanged|no change)\b",
     re.IGNORECASE,
 )
+_PENDING_HINTS = (
+    "pending", "queued", "running", "progress", "processing", "ready", "waiting", "scheduled",
+    "building", "starting", "provisioning", "incomplete", "unchanged", "no change",
+)  # fmt: skip
+"""What a text that ``_PENDING`` finds has in it: far quicker to look for."""
 _DONE = lexicon(
     """
     ok okay done success successful successfully succeeded true updated created written wrote
@@ -76,12 +87,18 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.name.startswith("error")
 
     @property
+    def transient(self) -> bool:
+        """Whether such a failure may pass by itself."""
+        return self.failed and _TRANSIENT.search(self.name) is not None
+
+    @property
     def shown(self) -> str:
         return "ok" if self.name == "done" else self.name
 
 
 UNKNOWN = Outcome("unknown")
-_OK, _ACK, _NOTHING = Outcome("ok"), Outcome("done"), Outcome("empty")
+EMPTY = Outcome("empty")
+_OK, _ACK, _NOTHING = Outcome("ok"), Outcome("done"), EMPTY
 _LIMITED, _PENDED = Outcome("rate_limit"), Outcome("pending")
 
 
@@ -96,43 +113,43 @@ def outcome_of(text: str, kind: Kind, *, error: bool = False) -> Outcome:
     if structured is not None:
         message, failed = structured
         if failed:
-            return _LIMITED if _has(message.lower(), _RATE) else _failure(message)
+            return _LIMITED if _has(message.lower(), _RATE) else failure_of(message)
     low = head.lower()
     failed = error or _ERROR.match(head) is not None
-    if short and (failed or len(text) <= _SHORT) and _has(low, _RATE):
+    if short and (failed or len(text) <= _SHORT) and _has(low, _RATE_HINTS) and _has(low, _RATE):
         return _LIMITED
     if short and _EMPTY.fullmatch(stripped) is not None:
         return _NOTHING
     if failed or (short and _fails_inside(head, low)):
-        return _failure(text)
+        return failure_of(text)
     if len(text) <= _SHORT:
-        found = set(_WORDS.findall(low))
-        if kind != "read" and not found.isdisjoint(_DONE) and len(found) <= 24:
-            return _ACK
-        if _PENDING.search(head) is not None:
+        if kind != "read":
+            found = set(_WORDS.findall(low))
+            if len(found) <= 24 and not found.isdisjoint(_DONE):
+                return _ACK
+        if _has(low, _PENDING_HINTS) and _PENDING.search(head) is not None:
             return _PENDED
     return _OK
 
 
 def _has(text: str, any_of: tuple[str, ...]) -> bool:
-    return any(words in text for words in any_of)
+    for words in any_of:  # noqa: SIM110 - any() takes twice as long, for each result
+        if words in text:
+            return True
+    return False
 
 
 def _fails_inside(head: str, low: str) -> bool:
-    if _has(low, _ERROR_INSIDE):
+    if "exit" in low and _EXIT_OK.search(low) is not None:
+        return False
+    if _has(low, _ERROR_INSIDE) or ("\n" in head and len(_FRAME.findall(head)) > 1):
         return True
     return _has(head, _ERROR_NAMES) and _ERROR_NAME.search(head) is not None
 
 
 def _structured(head: str, text: str) -> tuple[str, bool] | None:
     """The message of a JSON object that says that it is an error, and whether it does."""
-    if (
-        head[0] != "{"
-        or len(text) > 20_000
-        or not any(
-            name in head[:_SHORT] for name in ('"error', '"status', '"success', '"ok"', '"code"')
-        )
-    ):
+    if head[0] != "{" or len(text) > 20_000 or not _has(head[:_SHORT], _TELLING):
         return None
     try:
         value = _decode(text)
@@ -140,14 +157,32 @@ def _structured(head: str, text: str) -> tuple[str, bool] | None:
         return None
     if not isinstance(value, dict):
         return None
-    failed = value.get("error", value.get("errors")) not in _FALSE
-    failed = failed or value.get("success") is False or value.get("ok") is False
-    status = value.get("status", value.get("code"))
-    failed = failed or (isinstance(status, str) and status.lower() in _BAD_STATUS)
-    failed = failed or (isinstance(status, int) and 400 <= status < 600)
-    return (_message(value), failed) if failed else None
+    return (_message(value), True) if _says_failed(value) else None
 
 
+def _says_failed(value: dict[str, Any]) -> bool:
+    if value.get("error", value.get("errors")) not in _FALSE:
+        return True
+    if any(value.get(key) is False for key in ("success", "ok", "succeeded")):
+        return True
+    if any(value.get(key) is True for key in ("isError", "is_error", "failed")):
+        return True
+    for key in ("status", "code", "statusCode", "status_code"):
+        status = value.get(key)
+        if isinstance(status, str) and status.lower() in _BAD_STATUS:
+            return True
+        if isinstance(status, int) and 400 <= status < 600:
+            return True
+    exits = (value.get(key) for key in ("exit_code", "exitCode", "returncode", "return_code"))
+    return any(isinstance(code, int) and code != 0 for code in exits)
+
+
+_TELLING = (
+    '"error', '"status', '"success', '"ok"', '"code"', '"isError"', '"is_error"', '"failed"',
+    '"succeeded"', '"exit', '"return',
+)  # fmt: skip
+_SAYS = ("error", "errors", "message", "detail", "stderr", "content", "output")
+"""Fields that say what failed."""
 _BAD_STATUS = frozenset({"error", "failed", "failure", "fail", "rejected", "denied"})
 
 
@@ -155,16 +190,14 @@ def _message(value: Any) -> str:
     for _ in range(3):
         if not isinstance(value, dict):
             break
-        inner = next(
-            (value[k] for k in ("error", "errors", "message", "detail") if value.get(k)), None
-        )
+        inner = next((value[k] for k in _SAYS if value.get(k)), None)
         if inner is None or inner is True:
             return str(value.get("status", "")) + " " + str(value.get("code", ""))
         value = inner
     return str(value)
 
 
-def _failure(text: str) -> Outcome:
+def failure_of(text: str) -> Outcome:
     """Failures that read alike without names, numbers, paths and quotes are the same failure."""
     line = text[:_LONG]
     if "Traceback (most recent" in line:
@@ -178,7 +211,10 @@ def is_verdict(text: str) -> bool:
     if len(text) > 60:
         return False
     found = text.split()
-    return len(found) <= 6 and not any("/" in w or "_" in w or _NAME.search(w) for w in found)
+    # Where words are not spaced, two characters make about one.
+    size = len(found) if text.isascii() else len(found) + len(_UNSPACED.findall(text)) // 2
+    return size <= 6 and not any("/" in w or "_" in w or _NAME.search(w) for w in found)
 
 
 _NAME = re.compile(r"[^\W\d]\.[^\W\d]")
+_UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")

@@ -20,7 +20,7 @@ from tocsin.domains.agents.engine import StreamWatch
 from tocsin.domains.agents.lengths import Lengths
 from tocsin.domains.agents.nudge import nudge
 from tocsin.domains.agents.stream import WatchedChunks
-from tocsin.domains.agents.supervised import Supervised
+from tocsin.domains.agents.supervised import First, Supervised
 
 log = logging.getLogger("tocsin.agents")
 
@@ -30,6 +30,8 @@ MAX_RUNS = 2000
 """Runs whose trackers are kept, the latest; another is rebuilt from its calls' messages ..."""
 MAX_STEPS = 20_000
 """... and the calls of them together: a tracker takes some 6 KB for each of its first 300 calls."""
+MAX_FIRSTS = 4000
+"""First calls that are remembered until their run goes on, the latest: about 1 KB each."""
 _RUN_STEPS = 300
 _READ = frozenset({"chat", "generate_content", "text_completion"})
 TELL_S = 0.5
@@ -51,6 +53,7 @@ class AgentsPolicy:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._runs: OrderedDict[tuple[str, str], Supervised] = OrderedDict()
+        self._firsts: OrderedDict[tuple[str, str], First] = OrderedDict()
         self._steps = 0
         self._lengths = Lengths()
         self._untold: dict[int, Supervised] = {}
@@ -64,12 +67,11 @@ class AgentsPolicy:
         if _is_off(settings):
             return await next(call)
         run = self._run(call, identity, settings)
-        findings = run.ask(call)
-        if findings:
+        if run is not None and (findings := run.ask(call)):
             call = await self._act(call, run, settings, findings)
         reply = await next(call)
         if reply.chunks is not None and settings.stream != "off" and _is_readable(reply):
-            self._watch_stream(call, run, settings, reply)
+            self._watch_stream(call, identity, run, settings, reply)
         return reply
 
     def learn(self, call: Call, interaction: Interaction, output: Message | None) -> None:
@@ -77,8 +79,13 @@ class AgentsPolicy:
         identity = call.draft.identity
         if identity is None or interaction.outcome == "denied":
             return
-        run = self._runs.get((call.feature, identity.run_id))
-        if run is None or call.operation not in _READ:
+        if call.operation not in _READ:
+            return
+        key = call.feature, identity.run_id
+        run = self._runs.get(key)
+        if run is None:
+            if _is_first(call, identity):
+                self._once(key, call, interaction, output)
             return
         run.answered(interaction, output, self._services.price(interaction))
         if run.room < _RUN_STEPS:
@@ -91,6 +98,20 @@ class AgentsPolicy:
             interaction.started_at + interaction.duration_us,
             asks_more=output is None or bool(output.calls),
         )
+
+    def _once(
+        self, key: tuple[str, str], call: Call, interaction: Interaction, output: Message | None
+    ) -> None:
+        """The end of a run's first call. Most are the only one, so that little is done."""
+        messages = call.messages
+        plain = output is not None and not output.calls
+        self._firsts[key] = First(
+            interaction, len(messages), messages[-1].hash if messages else b"", plain
+        )
+        if len(self._firsts) > MAX_FIRSTS:
+            self._firsts.popitem(last=False)
+        if plain:
+            self._lengths.single(call.feature, interaction.started_at + interaction.duration_us)
 
     def tell(self) -> None:
         """Pass on how the runs stand that have had calls since the last time."""
@@ -111,20 +132,37 @@ class AgentsPolicy:
 
     # -- runs --
 
-    def _run(self, call: Call, identity: Identity, settings: Supervision) -> Supervised:
+    def _run(self, call: Call, identity: Identity, settings: Supervision) -> Supervised | None:
+        """The run of a call; ``None`` for the first one, of which nothing can be said."""
         key = (call.feature, identity.run_id)
         run = self._runs.get(key)
         if run is None:
-            expected = settings.expected_calls or self._lengths.usual(call.feature)
-            run = Supervised(identity.run_id, call.feature, identity.parent_run_id, expected)
-            # A history that comes whole takes as much room as its calls one by one.
-            run.room = min(_RUN_STEPS, 2 + len(call.messages) // 2)
-            self._steps += run.room
-            self._runs[key] = run
-            self._make_room()
-            return run
+            if key not in self._firsts and _is_first(call, identity):
+                return None
+            return self._begin(key, call, identity, settings)
         self._runs.move_to_end(key)
         if (run.held and self._services.stops.standing(call) is None) or _was_let_go(call):
+            run.anew(call.messages)
+        return run
+
+    def _begin(
+        self, key: tuple[str, str], call: Call, identity: Identity, settings: Supervision
+    ) -> Supervised:
+        """Know a run from its second call on; one that was forgotten from what it sends."""
+        expected = settings.expected_calls or self._lengths.usual(call.feature)
+        run = Supervised(identity.run_id, call.feature, identity.parent_run_id, expected)
+        # A history that comes whole takes as much room as its calls one by one.
+        run.room = min(_RUN_STEPS, 2 + len(call.messages) // 2)
+        self._steps += run.room
+        self._runs[key] = run
+        self._make_room()
+        first = self._firsts.pop(key, None)
+        if first is not None:
+            run.recall(first, call.messages, self._services.price(first.interaction))
+            if first.plain:
+                self._lengths.went_on(call.feature)
+        elif self._services.stops.lifted(identity.run_id):
+            # It was held before this process knew it, and somebody let it go on.
             run.anew(call.messages)
         return run
 
@@ -210,22 +248,28 @@ class AgentsPolicy:
     # -- streams --
 
     def _watch_stream(
-        self, call: Call, run: Supervised, settings: Supervision, reply: Reply
+        self,
+        call: Call,
+        identity: Identity,
+        run: Supervised | None,
+        settings: Supervision,
+        reply: Reply,
     ) -> None:
+        number = run.length.calls + 1 if run is not None else 1
+
         def repeats(summary: str) -> CallError | None:
-            return self._stream_repeats(call, run, settings.stream, summary)
+            return self._stream_repeats(call, identity.run_id, number, settings.stream, summary)
 
         assert reply.chunks is not None
         reply.chunks = WatchedChunks(reply.chunks, StreamWatch(), repeats)
 
     def _stream_repeats(
-        self, call: Call, run: Supervised, mode: Mode, summary: str
+        self, call: Call, run_id: str, number: int, mode: Mode, summary: str
     ) -> CallError | None:
-        number = run.length.calls + 1
         self._services.found(
             Finding(
-                run_id=run.run_id,
-                feature=run.feature,
+                run_id=run_id,
+                feature=call.feature,
                 call=number,
                 at=self._services.clock.now_us(),
                 stage="nudge",
@@ -246,12 +290,19 @@ class AgentsPolicy:
             f"The answer was ended because it repeats itself: {summary} Ask again, with other "
             'sampling settings or a lower max_tokens; agents.stream = "observe" lets it run on.',
             code="stream_repeats",
-            details={"run_id": run.run_id, "detector": "stream_repeats", "summary": summary},
+            details={"run_id": run_id, "detector": "stream_repeats", "summary": summary},
         )
 
 
 def _is_off(settings: Supervision) -> bool:
     return settings.nudge == settings.pause == settings.kill == settings.stream == "off"
+
+
+def _is_first(call: Call, identity: Identity) -> bool:
+    """Whether a call of a run that is not known begins it."""
+    if identity.run_source == "new":
+        return True
+    return all(message.role != "assistant" for message in call.messages)
 
 
 def _is_readable(reply: Reply) -> bool:

@@ -23,7 +23,8 @@ _VOLATILE = re.compile(
     r"|(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{16,}"  # a hash
     r"|1[4-9]\d{8}(?:\.\d+|\d{3}|\d{6})?"  # seconds, milli- or microseconds since the epoch
 )
-_HAS_VOLATILE = re.compile(r"\d[0-9a-fA-F:.T\-]{6}")
+_HAS_VOLATILE = re.compile(r"\d(?:[0-9a-fA-F]{8}|[0-9a-fA-F]{0,7}-(?:[0-9a-fA-F]{4}-|\d\dT\d))")
+"""What a text with one of them has in it; it begins with a digit, which is quick to look for."""
 _EXACT_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:(?!00(?:Z|[+-]|$))\d\d.*")
 _KEY = re.compile(
     r"(?:request|req|trace|span|correlation|idempotency|transaction|invocation|message|msg|call)"
@@ -75,8 +76,12 @@ def arguments(raw: str) -> Arguments:
     plain = _plain(value, leaves, 0)
     strict = _text(plain)
     text = " ".join(leaves) if leaves else ""
-    loose = without_volatile(strict)
-    text = without_volatile(text[: 2 * MAX_TEXT])[:MAX_TEXT]
+    loose = strict
+    text = text[: 2 * MAX_TEXT]
+    if _HAS_VOLATILE.search(strict) is not None:
+        loose = without_volatile(strict)
+        text = without_volatile(text)
+    text = text[:MAX_TEXT]
     plain_text = utils.default_process(text) or text
     return Arguments(hash(strict), hash(loose), text, plain_text, tuple(leaves), first)
 
@@ -107,7 +112,7 @@ def _plain(value: Any, leaves: list[str], depth: int) -> Any:
     if isinstance(value, list):
         return "..." if depth > 16 else [_plain(inner, leaves, depth + 1) for inner in value]
     if isinstance(value, str):
-        if _EXACT_MOMENT.fullmatch(value):
+        if len(value) > 18 and value[4] == "-" and _EXACT_MOMENT.fullmatch(value):
             return "*"
         value = value.strip()
         leaf = value
@@ -128,11 +133,38 @@ def without_volatile(text: str) -> str:
     """Text without random ids, times and hashes."""
     if _HAS_VOLATILE.search(text) is None:
         return text
-    return _TOKEN.sub(_starred, text)
+    for token in _TOKEN.findall(text):
+        if (len(token) > 15 or token[0] == "1") and _VOLATILE.fullmatch(token.rstrip(".:")):
+            return _TOKEN.sub(_starred, text)
+    return text
 
 
 def _starred(token: re.Match[str]) -> str:
     return "*" if _VOLATILE.fullmatch(token[0].rstrip(".:")) else token[0]
+
+
+def differing(first: Arguments, second: Arguments) -> tuple[str, str]:
+    """Of either call, in plain text, what the other was not given too: a directory or a limit
+    that every call is given says nothing of what it is to do."""
+    if len(first.leaves) < 2 or len(second.leaves) < 2:
+        return first.plain, second.plain
+    shared = set(first.leaves).intersection(second.leaves)
+    if not shared:
+        return first.plain, second.plain
+    return _others(first, shared), _others(second, shared)
+
+
+def _others(given: Arguments, shared: set[str]) -> str:
+    text = " ".join([leaf for leaf in given.leaves if leaf not in shared])
+    text = without_volatile(text[: 2 * MAX_TEXT])[:MAX_TEXT]
+    return utils.default_process(text) or text
+
+
+def enumerated(first: str, second: str) -> bool:
+    """Whether plain texts differ in numbers and ids alone: one thing after another of its kind."""
+    one, other = set(first.split()), set(second.split())
+    left, right = one - other, other - one
+    return bool(left and right) and all(any(map(str.isdigit, word)) for word in left | right)
 
 
 def similar(first: str, second: str, least: float) -> bool:

@@ -16,7 +16,9 @@ Verdict = Literal["progress", "idle", "neutral"]
 """It brought something new; it did not; or it says nothing either way (waiting, thinking)."""
 
 MAX_RESULT = 64 * 1024
-"""Characters of a result that are looked at."""
+"""Characters of a result that are looked at ..."""
+MAX_SHOWN = 480
+"""... and kept: with spaces joined, 400 of them are shown."""
 
 
 class Step(msgspec.Struct, kw_only=True):
@@ -37,6 +39,12 @@ class Step(msgspec.Struct, kw_only=True):
     verdict: Verdict = "neutral"
     weight: int = 0
     """Of an idle step: 2 where it repeats a call with the same class of outcome, else 1."""
+    part: float = 1.0
+    """Of an idle step: how much it counts for."""
+    again: bool = False
+    """The same call was made before, with the same class of outcome."""
+    known: str = ""
+    """``same`` or ``echo``: the answer was given before, as ``Answers`` tells it."""
     cluster: int = 0
     """Steps that are near-duplicates of each other, with the same outcome, share it."""
     repeat: bool = False
@@ -55,12 +63,17 @@ class Step(msgspec.Struct, kw_only=True):
             call=self.call,
             tool=self.tool,
             arguments=self.arguments.text,
-            result=self.result,
+            result=shown(self.result),
             outcome=self.outcome.shown,
             at=self.at,
             agent=self.agent,
             interaction_id=self.interaction_id,
         )
+
+
+def shown(text: str) -> str:
+    """The beginning of a text in one line."""
+    return " ".join(text.split())[:MAX_TEXT]
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -145,12 +158,12 @@ def told_action(text: str) -> ToolCall | None:
 
 def said_step(text: str, said: frozenset[str], **facts: Any) -> Step:
     """The step that a plain answer is."""
-    shown = " ".join(text[: 4 * MAX_TEXT].split())[:MAX_TEXT]
+    line = shown(text[: 4 * MAX_TEXT])
     # The canonical form of text is its content words: order and inflection do not count.
-    key = hash(said) if len(said) > 2 else hash(shown.lower())
+    key = hash(said) if len(said) > 2 else hash(line.lower())
     return Step(
         tool="",
-        arguments=Arguments(key, key, shown, shown.lower(), (), ""),
+        arguments=Arguments(key, key, line, line.lower(), (), ""),
         kind="talk",
         said=said,
         **facts,

@@ -1,6 +1,7 @@
 """``Supervised``: one run as the policy knows it, its ``Tracker`` and what was done about it."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,6 +17,18 @@ NUDGE_AGAIN = 3
 _STALE = 0.1
 """Share of what came back that was new, below which a run whose tokens nobody counts goes on as
 before."""
+
+
+class First(NamedTuple):
+    """The first call of a run, of which there may never be another."""
+
+    interaction: Interaction
+    size: int
+    """Of its messages ..."""
+    last: Hash
+    """... and the last one."""
+    plain: bool
+    """Its answer asked for nothing."""
 
 
 class Supervised:
@@ -61,6 +74,22 @@ class Supervised:
 
     def _new(self) -> Tracker:
         return Tracker(self.run_id, self.feature, expected_calls=self._expected)
+
+    def recall(self, first: First, messages: Sequence[Message], nano_usd: int | None) -> None:
+        """Take in the first call of the run, as far as the second one's messages show it."""
+        then, size = first.interaction, first.size
+        kept = len(messages) >= size and (not size or messages[size - 1].hash == first.last)
+        found = self._tracker.ask(
+            messages[:size] if kept else (),
+            at_us=then.started_at,
+            agent=then.agent or "",
+            interaction_id=then.id,
+        )
+        answer = messages[size] if kept and len(messages) > size else None
+        if answer is not None and answer.role != "assistant":
+            answer = None
+        self.pending = list(found)
+        self.answered(then, answer, nano_usd)
 
     def ask(self, call: Call) -> tuple[Finding, ...]:
         """What is found at a new call, strongest stage first; with what was pending."""

@@ -26,8 +26,22 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     same_talk: float = 0.5
     """Share of content words in common from which two texts say much the same."""
 
+    unseen: float = 0.25
+    """What a success counts for as a step without progress when its text was not seen, though all
+    of its words were ..."""
+    unseen_again: float = 0.5
+    """... and when much the same was asked for before."""
+    echo_elsewhere: float = 0.25
+    """The same for a brief answer that is a known one but for what it repeats of the question, when
+    it is about something that was not asked for before; of tools that do not only read, nothing."""
+    empty_elsewhere: float = 0.5
+    """The same for nothing, where something else was tried."""
+
     identical: Stages = Stages(3, 4, 8)
     """The same call with the same kind of result; of failures, one less pauses."""
+    come_back: Stages = Stages(3, 0, 0)
+    """The same call with the same result, to the letter, among the last ``window`` steps, whatever
+    came between them but a change."""
     resent: Stages = Stages(8, 25, 100)
     """The same request sent again though it was answered, as ``identical``; fewer are samples."""
     near_duplicate: Stages = Stages(3, 4, 10)

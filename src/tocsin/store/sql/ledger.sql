@@ -18,8 +18,8 @@ DELETE FROM ledger_holders WHERE id = ?;
 SELECT id, home, seen_at FROM ledger_holders;
 
 -- name: ledger_account_put
-INSERT INTO ledger_accounts (id, limit_name, value, run_id, latest, touched_at)
-VALUES {rows:6}
+INSERT INTO ledger_accounts (id, limit_name, scope, value, run_id, latest, touched_at)
+VALUES {rows:7}
 ON CONFLICT (id) DO UPDATE SET touched_at =
 CASE WHEN excluded.touched_at > ledger_accounts.touched_at
 THEN excluded.touched_at ELSE ledger_accounts.touched_at END;
@@ -31,16 +31,20 @@ UPDATE ledger_accounts SET latest = ? WHERE id = ? AND latest < ?;
 SELECT id, latest FROM ledger_accounts WHERE id IN ({list});
 
 -- name: ledger_accounts
-SELECT id, limit_name, value, run_id, latest, touched_at FROM ledger_accounts
+SELECT id, limit_name, scope, value, run_id, latest, touched_at FROM ledger_accounts
 WHERE limit_name = ? ORDER BY touched_at DESC, id LIMIT ?;
 
 -- name: ledger_accounts_of_value
-SELECT id, limit_name, value, run_id, latest, touched_at FROM ledger_accounts
+SELECT id, limit_name, scope, value, run_id, latest, touched_at FROM ledger_accounts
 WHERE limit_name = ? AND value = ? ORDER BY touched_at DESC, id LIMIT ?;
 
--- name: ledger_accounts_by_id
-SELECT id, limit_name, value, run_id, latest, touched_at FROM ledger_accounts
-WHERE id IN ({list});
+-- name: ledger_accounts_of_run
+SELECT id, limit_name, scope, value, run_id, latest, touched_at FROM ledger_accounts
+WHERE limit_name = ? AND run_id = ? ORDER BY touched_at DESC, id LIMIT ?;
+
+-- name: ledger_accounts_of_both
+SELECT id, limit_name, scope, value, run_id, latest, touched_at FROM ledger_accounts
+WHERE limit_name = ? AND value = ? AND run_id = ? ORDER BY touched_at DESC, id LIMIT ?;
 
 -- name: ledger_bucket_open
 INSERT INTO ledger_buckets VALUES {rows:19} ON CONFLICT (account, start) DO NOTHING;
@@ -68,16 +72,18 @@ extra_tool_calls = ledger_buckets.extra_tool_calls + excluded.extra_tool_calls;
 SELECT * FROM ledger_buckets WHERE account IN ({list}) AND start >= ?;
 
 -- name: ledger_lease_put
-INSERT INTO ledger_leases VALUES {rows:12} ON CONFLICT (account, start, holder) DO UPDATE SET
+INSERT INTO ledger_leases VALUES {rows:13} ON CONFLICT (account, start, holder) DO UPDATE SET
 nano_usd = excluded.nano_usd, tokens = excluded.tokens, calls = excluded.calls,
 tool_calls = excluded.tool_calls, held_nano_usd = excluded.held_nano_usd,
 held_tokens = excluded.held_tokens, held_calls = excluded.held_calls,
 held_tool_calls = excluded.held_tool_calls,
-wanted = CASE WHEN excluded.wanted < 0 THEN 0 ELSE ledger_leases.wanted END;
+answered = CASE WHEN excluded.answered > 0 THEN excluded.answered
+ELSE ledger_leases.answered END;
 
 -- name: ledger_lease_grant
 UPDATE ledger_leases SET nano_usd = nano_usd + ?, tokens = tokens + ?, calls = calls + ?,
-tool_calls = tool_calls + ? WHERE account = ? AND start = ? AND holder = ?;
+tool_calls = tool_calls + ?, wanted = 0, answered = 0
+WHERE account = ? AND start = ? AND holder = ?;
 
 -- name: ledger_lease_drop
 DELETE FROM ledger_leases WHERE account = ? AND start = ? AND holder = ?;
@@ -92,10 +98,10 @@ SELECT * FROM ledger_leases WHERE holder = ?;
 DELETE FROM ledger_leases WHERE holder = ?;
 
 -- name: ledger_lease_want
-UPDATE ledger_leases SET wanted = 1 WHERE account = ? AND start = ? AND holder = ?;
+UPDATE ledger_leases SET wanted = ? WHERE account = ? AND start = ? AND holder = ?;
 
 -- name: ledger_wanted
-SELECT account, start FROM ledger_leases WHERE holder = ? AND wanted = 1;
+SELECT account, start, wanted FROM ledger_leases WHERE holder = ? AND wanted > answered;
 
 -- name: ledger_link
 INSERT INTO ledger_runs (id, parent, linked_at) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING;
@@ -123,3 +129,24 @@ DELETE FROM ledger_buckets WHERE start > 0 AND start < ?;
 
 -- name: ledger_prune_runs
 DELETE FROM ledger_runs WHERE linked_at < ?;
+
+-- name: ledger_accounts_of_user
+SELECT id, limit_name, scope, value, run_id, latest, touched_at FROM ledger_accounts
+WHERE value = ? AND scope = 'end_user';
+
+-- name: ledger_audit
+SELECT number, target FROM audit WHERE action IN ('limit.raise', 'limit.reconcile');
+
+-- name: ledger_forget_audit
+UPDATE audit SET target = ? WHERE number = ?;
+
+-- name: ledger_forget_leases
+DELETE FROM ledger_leases WHERE account IN
+(SELECT id FROM ledger_accounts WHERE value = ? AND scope = 'end_user');
+
+-- name: ledger_forget_buckets
+DELETE FROM ledger_buckets WHERE account IN
+(SELECT id FROM ledger_accounts WHERE value = ? AND scope = 'end_user');
+
+-- name: ledger_forget_accounts
+DELETE FROM ledger_accounts WHERE value = ? AND scope = 'end_user';

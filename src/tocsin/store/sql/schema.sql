@@ -190,6 +190,7 @@ CREATE TABLE purges (
 CREATE TABLE ledger_accounts (
     id BLOB NOT NULL PRIMARY KEY,
     limit_name TEXT NOT NULL,
+    scope TEXT NOT NULL,
     value TEXT NOT NULL,
     run_id TEXT NOT NULL,
     latest INTEGER NOT NULL,
@@ -197,6 +198,8 @@ CREATE TABLE ledger_accounts (
 ) WITHOUT ROWID;
 
 CREATE INDEX ledger_accounts_limit ON ledger_accounts (limit_name, touched_at);
+CREATE INDEX ledger_accounts_value ON ledger_accounts (value);
+CREATE INDEX ledger_accounts_run ON ledger_accounts (run_id);
 CREATE INDEX ledger_accounts_touched_at ON ledger_accounts (touched_at);
 
 -- What an account has seen in one step of time. `uncertain` and `estimated` are parts of `spent`;
@@ -225,7 +228,8 @@ CREATE TABLE ledger_buckets (
 ) WITHOUT ROWID;
 
 -- What a process may spend without asking; `held` is the part of it that calls under way have
--- reserved. `wanted` asks for what is not held.
+-- reserved. `wanted` is the newest recall of what is not held, `answered` the newest one that the
+-- process knew of when it last gave back all that it did not need.
 CREATE TABLE ledger_leases (
     account BLOB NOT NULL,
     start INTEGER NOT NULL,
@@ -239,6 +243,7 @@ CREATE TABLE ledger_leases (
     held_calls INTEGER NOT NULL,
     held_tool_calls INTEGER NOT NULL,
     wanted INTEGER NOT NULL,
+    answered INTEGER NOT NULL,
     PRIMARY KEY (account, start, holder)
 ) WITHOUT ROWID;
 
