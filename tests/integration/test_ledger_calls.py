@@ -379,3 +379,11 @@ async def test_two_processes_share_one_account_to_the_last_call(store: Any, tmp_
     assert sum(isinstance(one, Interaction) for one in found) == 49
     await first.ledger.stop()
     await second.ledger.stop()
+
+
+async def test_it_stops_also_when_it_is_woken_in_the_same_instant(world: MakeWorld) -> None:
+    for _ in range(5):
+        async with world({"all": {"calls": 5}}) as made:
+            await asyncio.sleep(0)
+            made.ledger._wake.set()
+            await asyncio.wait_for(made.ledger.stop(), 10)

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
 from store_world import StoppedClock
 from tocsin.core.ledger import Limit
 from tocsin.ledger.diary import ESTIMATED, PLAIN, UNCERTAIN, Diary, home_of
-from tocsin.ledger.recovery import recover
 from tocsin.ledger.pools import Four, Need
+from tocsin.ledger.recovery import recover
 from tocsin.ledger.till import Till
 from tocsin.ledger.windows import window_at
 from tocsin.store.ledger import RelationalBook

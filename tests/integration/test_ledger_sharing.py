@@ -14,8 +14,8 @@ from tocsin.core.clock import SystemClock
 from tocsin.core.ledger import Amounts, Limit
 from tocsin.ledger import Ledger
 from tocsin.ledger.diary import PLAIN
-from tocsin.ledger.ledger import RECALL_S, Shortfall
 from tocsin.ledger.settling import Settled
+from tocsin.ledger.waiting import RECALL_S, Shortfall
 from tocsin.providers.pricing import Pricer
 from tocsin.store.ledger_api import LedgerBook, Turn, Turned
 

@@ -100,6 +100,32 @@ def test_a_known_history_is_not_read_again() -> None:
     assert len(looked) == 2
 
 
+def test_a_window_over_a_history_costs_what_is_new_in_it() -> None:
+    limits = bounds(image_tokens=1000)
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/large.png"}}
+    history = [{"role": "user", "content": f"line {n}"} for n in range(60)]
+    history[7] = {"role": "user", "content": [picture]}
+    looked: list[bytes] = []
+    original = limits._more
+    limits._more = lambda raw: looked.append(raw) or original(raw)  # type: ignore[method-assign,func-returns-value]
+    for first in range(20):
+        looked.clear()
+        window = {"model": "m", "messages": history[first : first + 40]}
+        tokens = limits.input_tokens(made(window), "m")
+        assert tokens == bounds(image_tokens=1000).input_tokens(made(window), "m")
+        assert (tokens > len(made(window).body) + 1000) == (first <= 7)
+        assert len(looked) == (40 if first == 0 else 1)
+
+
+def test_bytes_that_a_messages_hash_leaves_out_are_never_taken_off() -> None:
+    limits = bounds(image_tokens=1000)
+    image = {"type": "image", "source": {"type": "base64", "data": "A" * 400}}
+    thought = {"type": "redacted_thinking", "data": "B" * 50_000}
+    for content in ([thought, image], [image]):
+        call = made({"model": "m", "messages": [{"role": "user", "content": content}]})
+        assert limits.input_tokens(call, "m") >= 1000
+
+
 def test_a_history_that_the_provider_keeps_counts() -> None:
     call = made({"model": "gpt-4o", "input": "go on", "previous_response_id": "resp_1"})
     assert bounds().input_tokens(call, "gpt-4o") > 128_000
@@ -146,6 +172,7 @@ def test_names_with_a_vendor_have_the_models_ceiling() -> None:
     names = ("claude-sonnet-4-5", "us.anthropic.claude-sonnet-4-5-20250929-v1:0")
     assert {ceiling_of(name) for name in names} == {ceiling_of("anthropic/claude-sonnet-4-5")}
     assert ceiling_of("my-own-model") is None
+    assert ceiling_of("anthropic/claude-opus-4.6") == ceiling_of("claude-opus-4-6")
 
 
 # -- limits --

@@ -10,9 +10,10 @@ from tocsin.core.messages import Message
 from tocsin.ledger import settling, words
 from tocsin.ledger.bounds import is_billed
 from tocsin.ledger.diary import UNCERTAIN
-from tocsin.ledger.ledger import Ledger, Shortfall
+from tocsin.ledger.ledger import Ledger
 from tocsin.ledger.pools import NONE, Four, Pool, Purse, four, used
 from tocsin.ledger.settling import Settled
+from tocsin.ledger.waiting import Shortfall
 
 # Answers of these are nobody's expense: nobody could say what they cost, and nobody is billed.
 WARNING = b"tocsin-budget-warning"
@@ -60,7 +61,9 @@ class CallBudget:
     async def _reserve(self, ask: Four) -> None:
         ledger = self._ledger
         try:
-            found = await ledger.acquire(self._purses, ask)
+            found: int | Shortfall | list[Pool] = ledger.hold(self._purses, ask)
+            if isinstance(found, list):
+                found = await ledger.wait(self._purses, ask, found)
             if not isinstance(found, int):
                 self._warn([purse.pool for purse in self._purses], NONE)
                 raise self._refused(found, ask)

@@ -30,10 +30,11 @@ from tocsin.ledger.recovery import recover
 from tocsin.ledger.runs import Runs
 from tocsin.ledger.settling import Estimator, Settled
 from tocsin.ledger.till import Till
+from tocsin.ledger.waiting import RECALL_S, Shortfall, Waiter
 from tocsin.providers.pricing import Pricer
 from tocsin.providers.tokens import TokenCounter
 from tocsin.store.ledger import LOST_US
-from tocsin.store.ledger_api import EVERY, Answer, LedgerBook, Turn, Turned
+from tocsin.store.ledger_api import EVERY, LedgerBook, Turn
 
 log = logging.getLogger("tocsin.ledger")
 
@@ -45,8 +46,6 @@ RETRY_S = 0.04
 """How often a call that waits for others asks again."""
 ENDING_S = 0.25
 """How long others wait, at most, for what calls took that have just ended here."""
-RECALL_S = 2.0
-"""How long a call waits for others to give back before it is refused."""
 BEAT_S = 1.0
 """How often a process with leases says that it is alive."""
 BURY_S = 0.25
@@ -64,13 +63,6 @@ _MOST_NAMES = 50_000
 T = TypeVar("T")
 
 
-class Shortfall(msgspec.Struct, frozen=True):
-    """Where a reservation failed: ``unit`` indexes ``Amounts``."""
-
-    pool: Pool
-    unit: int
-
-
 class Falls(msgspec.Struct, frozen=True):
     """What calls of the same names fall under."""
 
@@ -79,57 +71,6 @@ class Falls(msgspec.Struct, frozen=True):
     """Those that may be too old for another call."""
     deep: tuple[Limit, str] | None
     """The limit (and value) that allows a run the fewest ancestors."""
-
-
-class _Waiter:
-    """A call that waits for a round."""
-
-    __slots__ = ("ask", "deadline", "ending", "future", "purses", "recalls", "short", "turns")
-
-    def __init__(
-        self,
-        purses: Sequence[Purse],
-        ask: Four,
-        short: list[Pool],
-        at: float,
-        ending: frozenset[asyncio.Future[None]],
-    ) -> None:
-        self.purses = purses
-        self.ask = ask
-        self.short = short
-        self.deadline = at + RECALL_S
-        self.ending = ending
-        """Calls that were over when this one began, and of which it is not known yet what they
-        took."""
-        self.recalls: dict[Key, int] = {}
-        """Recalls that were begun after this call began to wait."""
-        self.turns = 0
-        self.future: asyncio.Future[int | Shortfall] = asyncio.get_running_loop().create_future()
-
-    def learn(self, result: Turned) -> None:
-        """Take in a turn in which this call was asked for."""
-        self.turns += 1
-        for answer in result.answers:
-            if answer.recalled:
-                self.recalls.setdefault((answer.account, answer.start), answer.recalled)
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is known what the calls before this one took."""
-        return all(future.done() for future in self.ending)
-
-    @property
-    def asked(self) -> bool:
-        """Whether it is for others to answer now."""
-        return self.turns > 0 and (not self.ended or any(map(self._awaits, self.short)))
-
-    def _awaits(self, pool: Pool) -> bool:
-        answer = pool.answer
-        return answer is not None and answer.short and not self.answered(pool, answer)
-
-    def answered(self, pool: Pool, answer: Answer) -> bool:
-        """Whether all who have anything of it have said what, after this call began to wait."""
-        return answer.answered >= self.recalls.get(pool.key, EVERY)
 
 
 class Ledger:
@@ -159,8 +100,9 @@ class Ledger:
         self._book = book
         self._folder = folder
         self._till: Till | None = None
-        self._waiting: list[_Waiter] = []
+        self._waiting: list[Waiter] = []
         self._wake = asyncio.Event()
+        self._stopping = False
         self._turning = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
         self._counting: ThreadPoolExecutor | None = None
@@ -184,11 +126,14 @@ class Ledger:
             self._open_till()
             await self._turn({})
         self._loop = asyncio.get_running_loop()
+        self._stopping = False
         self._task = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
         """Tell the store everything and give every lease back."""
         if self._task is not None:
+            # Before Python 3.12 a wait that ends in the instant of a cancel swallows it.
+            self._stopping = True
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
@@ -229,7 +174,7 @@ class Ledger:
         self.matcher = Matcher(self.limits)
         self.needs_runs = needs_runs(self.limits)
         self.money = any(limit.nano_usd is not None for limit in self.limits)
-        self.resolved: dict[tuple[str | None, ...], Falls] = {}
+        self.resolved: dict[tuple[str | tuple[str, ...] | None, ...], Falls] = {}
 
     def _open_till(self) -> None:
         holder = f"holder_{uuid4().hex}"
@@ -256,19 +201,25 @@ class Ledger:
 
         Raises ``Unavailable`` when the store has to be asked and does not answer.
         """
+        found = self.hold(purses, ask)
+        return found if isinstance(found, int) else await self.wait(purses, ask, found)
+
+    def hold(self, purses: Sequence[Purse], ask: Four) -> int | list[Pool]:
+        """``acquire`` as far as it goes without waiting: if not held, then where it falls short."""
         at = self.clock.now_us()
         try:
             if at - self._heard_at > _SILENT_US:
                 # Others may have taken us for lost meanwhile (a suspended machine).
                 self.till.doubt()
                 self._heard_at = at
-            found = self.till.reserve(purses, ask, at)
+            return self.till.reserve(purses, ask, at)
         except OSError as error:
             raise self._no_journal(error) from error
-        if isinstance(found, int):
-            return found
+
+    async def wait(self, purses: Sequence[Purse], ask: Four, short: list[Pool]) -> int | Shortfall:
+        """The rest of ``acquire``."""
         now, ending = asyncio.get_running_loop().time(), frozenset(self._counted)
-        waiter = _Waiter(purses, ask, found, now, ending)
+        waiter = Waiter(purses, ask, short, now, ending)
         self._waiting.append(waiter)
         self._wake.set()
         try:
@@ -345,7 +296,7 @@ class Ledger:
     # -- rounds --
 
     async def _keep(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 pause = self._pause()
                 if pause > 0:
@@ -455,7 +406,7 @@ class Ledger:
             waiter.learn(result)
         self._serve(frozenset(asked), turn)
 
-    def _serve(self, asked: frozenset[_Waiter], turn: Turn | None = None) -> None:
+    def _serve(self, asked: frozenset[Waiter], turn: Turn | None = None) -> None:
         """Let those go on who can, in the order in which they came; refuse who cannot."""
         if not self._waiting:
             return
@@ -481,7 +432,7 @@ class Ledger:
                 left.append(waiter)
         self._waiting = left
 
-    def _refusal(self, waiter: _Waiter, asked: set[Key]) -> Shortfall | None:
+    def _refusal(self, waiter: Waiter, asked: set[Key]) -> Shortfall | None:
         """Where there is too little for a call that has just been asked for, beyond all hope."""
         late = asyncio.get_running_loop().time() > waiter.deadline
         if not (late or waiter.ended):

@@ -34,13 +34,16 @@ class LedgerPolicy:
         ledger = self._ledger
         if not ledger.limits or not is_billed(call):
             return await next(call)
-        falls, depth = await self._falls(call)
+        above = self._above(call) if ledger.needs_runs else ()
+        if above is None:
+            above = await ledger.runs.ask(call, *_names(call))
+        falls = self._falls(call, above)
+        depth = len(above)
         mode = self._mode(call.feature)
         if falls.purses:
             call.draft.budget = CallBudget(ledger, call, falls.purses, mode)
         if falls.deep is not None and depth > (falls.deep[0].depth or 0):
-            run_id = call.draft.identity.run_id if call.draft.identity is not None else call.id
-            raise words.too_deep(*falls.deep, run_id, depth)
+            raise words.too_deep(*falls.deep, _names(call)[0], depth)
         if falls.timed:
             await self._check_time(falls.timed)
         return await next(call)
@@ -54,26 +57,21 @@ class LedgerPolicy:
 
     # -- accounts --
 
-    async def _falls(self, call: Call) -> tuple[Falls, int]:
-        """What a call falls under, and how many ancestors its run has. Raises ``BadRequest`` for a
-        parent that cannot be one."""
-        ledger = self._ledger
-        run_id = ""
-        above: tuple[str, ...] = ()
-        if ledger.needs_runs:
-            identity = call.draft.identity
-            run_id = identity.run_id if identity is not None else call.id
-            parent = identity.parent_run_id if identity is not None else None
-            alone = not ledger.till.company
-            known = ledger.runs.ancestors(run_id, parent, alone=alone)
-            above = known if known is not None else await ledger.runs.ask(call, run_id, parent)
-        principal = call.principal
-        names = (call.feature, principal.key_id or "", principal.name, call.end_user, run_id)
-        found = ledger.resolved.get((*names, *above))
+    def _above(self, call: Call) -> tuple[str, ...] | None:
+        """The ancestors of a call's run, if they are known without asking the store."""
+        runs, alone = self._ledger.runs, not self._ledger.till.company
+        return runs.ancestors(*_names(call), alone=alone)
+
+    def _falls(self, call: Call, above: tuple[str, ...]) -> Falls:
+        """What a call falls under."""
+        ledger, principal = self._ledger, call.principal
+        run_id = _names(call)[0] if ledger.needs_runs else ""
+        names = (call.feature, principal.key_id, principal.name, call.end_user, run_id, above)
+        found = ledger.resolved.get(names)
         if found is None:
             ledger.forget()
-            found = ledger.resolved[(*names, *above)] = self._resolve(call, run_id, above)
-        return found, len(above)
+            found = ledger.resolved[names] = self._resolve(call, run_id, above)
+        return found
 
     def _resolve(self, call: Call, run_id: str, above: tuple[str, ...]) -> Falls:
         ledger = self._ledger
@@ -104,6 +102,12 @@ class LedgerPolicy:
             wall_us = pool.account.limit.wall_us
             if first_at is not None and wall_us is not None and now - first_at > wall_us:
                 raise words.out_of_time(pool, first_at, now)
+
+
+def _names(call: Call) -> tuple[str, str | None]:
+    """The call's run, and its parent if that is named. A call without an identity is its own."""
+    identity = call.draft.identity
+    return (identity.run_id, identity.parent_run_id) if identity is not None else (call.id, None)
 
 
 def _counts(limit: Limit) -> bool:
