@@ -8,7 +8,7 @@ from tocsin.cli.demo_traffic import Traffic
 from tocsin.cli.frontdoor import FrontDoor
 from tocsin.store.api import Filter
 
-PAGES = ("/", "/runs", "/calls", "/spend", "/settings")
+PAGES = ("/", "/runs", "/calls", "/supervisor", "/spend", "/settings")
 
 
 class Finding(NamedTuple):
