@@ -12,6 +12,7 @@ import pytest
 from acceptance.test_cli_offline import sessions_file
 from acceptance.tocsin_command import COMMAND, SCRIPTED, environment, json_of, tocsin
 from tocsin.config import load
+from tocsin.ledger import limits_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -88,8 +89,12 @@ def test_the_installation_of_the_readme_is_the_one_of_the_makefile() -> None:
 
 
 def test_the_settings_of_the_readme_are_good(tmp_path: Path) -> None:
-    (example,) = blocks("toml")
+    examples = blocks("toml")
+    assert examples
     path = tmp_path / "tocsin.toml"
-    path.write_text(example)
-    config = load(path, os.environ)
-    assert set(config.upstreams) == set(tomllib.loads(example)["upstreams"])
+    for example in examples:
+        path.write_text(example)
+        config, said = load(path, os.environ), tomllib.loads(example)
+        limits_of(config)
+        assert set(config.upstreams) == set(said.get("upstreams", ()))
+        assert set(config.limits) == set(said.get("limits", ()))
