@@ -387,3 +387,4 @@ async def test_it_stops_also_when_it_is_woken_in_the_same_instant(world: MakeWor
             await asyncio.sleep(0)
             made.ledger._wake.set()
             await asyncio.wait_for(made.ledger.stop(), 10)
+            assert made.ledger._task is None, "nothing of it runs on"

@@ -175,6 +175,12 @@ def test_a_password_in_a_wrong_url_is_never_shown(tmp_path: Path) -> None:
             '[upstreams.x]\n[features.f]\ntargets = [{upstream = "x", weight = 0}]\n',
             "3: features.f.targets: tier 0 has no target with a `weight` above 0",
         ),
+        ('[limits.a]\nscope = "feature"\n', "1: limits.a: it limits nothing"),
+        (
+            '[limits.a]\nusd = 5\nper = "run"\nrolling = true\n',
+            "4: limits.a.rolling: only an hour, day or month can roll",
+        ),
+        ('[limits.a]\nusd = 5\ntimezone = "Mars/X"\n', "3: limits.a.timezone: no time zone"),
         (
             '[features.f.policies]\nidentiy = "off"\n',
             "2: features.f.policies.identiy: there is no such policy; did you mean `identity`?",

@@ -9,21 +9,14 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tocsin.config.limits import Finding, limit_problems
 from tocsin.config.model import Config, Policies, Upstream
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
 _KEYLESS = frozenset({"local", "replay", "scripted"})
-
-
-class Finding(NamedTuple):
-    """A setting, and in words what is wrong with it and what to do."""
-
-    path: tuple[str | int, ...]
-    message: str
 
 
 def is_loopback(host: str) -> bool:
@@ -48,6 +41,7 @@ def problems(config: Config) -> list[Finding]:
         *_server_problems(config),
         *(f for name, up in config.upstreams.items() for f in _upstream_problems(name, up)),
         *(f for name in config.features for f in _feature_problems(config, name)),
+        *(f for name, limit in config.limits.items() for f in limit_problems(name, limit)),
         *_url_problems(("otlp", "endpoint"), config.otlp.endpoint),
         *_variable_problems(("otlp", "headers_env"), config.otlp.headers_env),
     ]

@@ -187,7 +187,12 @@ def _validate(source: _Source) -> tuple[Config | None, list[Problem]]:
         for detail in error.errors(include_url=False):
             path = _data_path(source.data, detail["loc"], missing=detail["type"] == "missing")
             if path not in wrong:
-                wrong[path] = _explain(source.data, path, detail["type"])
+                own = detail["type"] == "value_error"  # a validator of ours has said it in words
+                wrong[path] = (
+                    str(detail["ctx"]["error"])
+                    if own
+                    else _explain(source.data, path, detail["type"])
+                )
     for path in wrong:
         _prune(source.data, path)
     try:

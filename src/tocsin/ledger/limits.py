@@ -5,6 +5,7 @@ import re
 from fnmatch import translate
 from hashlib import blake2b
 
+from tocsin.config.limits import limit_problems
 from tocsin.config.model import Config, LimitSettings
 from tocsin.core.call import Call
 from tocsin.core.errors import ConfigError
@@ -12,8 +13,6 @@ from tocsin.core.ledger import Limit
 from tocsin.store.ledger_api import Caps
 
 _NANO = 1_000_000_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
-_MOST_USD = 1_000_000_000.0
 
 
 def limits_of(config: Config) -> tuple[Limit, ...]:
@@ -42,41 +41,8 @@ def _limit(name: str, settings: LimitSettings) -> Limit:
 
 def _refuse_nonsense(name: str, settings: LimitSettings) -> None:
     """Raise ``ConfigError`` for a limit that cannot be meant."""
-    where = f"limits.{name}"
-    if not _NAME.match(name):
-        raise ConfigError(
-            f"{where}: the name goes into headers and commands; use up to 64 letters, digits, "
-            "'-', '_' and '.'."
-        )
-    caps = (settings.usd, settings.tokens, settings.calls, settings.tool_calls)
-    if all(cap is None for cap in (*caps, settings.depth, settings.wall_s)):
-        raise ConfigError(
-            f"{where}: it limits nothing. Set usd, tokens, calls, tool_calls, depth or wall_s."
-        )
-    if settings.rolling and settings.per in ("run", "ever"):
-        raise ConfigError(
-            f"{where}.rolling: only an hour, day or month can roll, but per is "
-            f"'{settings.per}'. Remove rolling, or choose another period."
-        )
-    if settings.rolling and settings.timezone != "UTC":
-        raise ConfigError(
-            f"{where}.timezone: a rolling window has no calendar. Remove timezone or rolling."
-        )
-    if settings.usd is not None and not settings.usd <= _MOST_USD:
-        raise ConfigError(f"{where}.usd: use at most {_MOST_USD:,.0f}.")
-    for fraction in settings.warn_at:
-        if not 0 < fraction < 1:
-            raise ConfigError(
-                f"{where}.warn_at: {fraction:g} is no fraction of the limit; use numbers above 0 "
-                "and below 1, such as 0.8."
-            )
-    if settings.scope == "organisation" and settings.match != ("*",):
-        raise ConfigError(
-            f"{where}.match: there is one organisation, so there is nothing to match. Remove "
-            "match, or set scope to what it names."
-        )
-    if not settings.match:
-        raise ConfigError(f'{where}.match: it matches nothing. Write ["*"] for everything.')
+    for path, message in limit_problems(name, settings):
+        raise ConfigError(f"{'.'.join(map(str, path))}: {message}")
 
 
 def caps_of(limit: Limit) -> Caps:
