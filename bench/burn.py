@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
 from support.spending import Spent, interactions, ordinary, smooth, steps
+from tocsin.core.signals import unscored
 from tocsin.domains.agents.detectors import BurnRate
 
 SHAPES: tuple[dict[str, Any], ...] = (
@@ -38,7 +39,7 @@ def spent_until_alert(calls: Iterator[Spent]) -> float:
     detector, total = BurnRate(), 0.0
     for call in interactions(calls):
         total += (call.cost_nano_usd or 0) / 1e9
-        if any(alert.state == "firing" for alert in detector.observe(call)):
+        if any(alert.state == "firing" for alert in detector.observe(unscored(call))):
             return total
     return float("inf")
 
@@ -47,7 +48,9 @@ def false_alarms(shape: dict[str, Any], seed: int, weeks: int) -> list[str]:
     """What fires on ordinary traffic, as summaries."""
     detector = BurnRate()
     calls = interactions(ordinary(seed, weeks=weeks, **shape), run=lambda n: f"run_{n // 8}")
-    return [a.summary for call in calls for a in detector.observe(call) if a.state == "firing"]
+    return [
+        a.summary for call in calls for a in detector.observe(unscored(call)) if a.state == "firing"
+    ]
 
 
 def main() -> int:
@@ -82,7 +85,7 @@ def main() -> int:
     started = time.process_time()
     for call in made:
         calls += 1
-        detector.observe(call)
+        detector.observe(unscored(call))
     print(f"{(time.process_time() - started) / calls * 1e6:.1f} us of CPU a call")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))

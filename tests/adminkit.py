@@ -40,7 +40,9 @@ from tocsin.ledger.ledger import Ledger
 from tocsin.providers import Pricer
 from tocsin.runtime.stops import Switch
 from tocsin.store import Store, open_store
+from tocsin.worker.evaluating import catalogue_of
 
+CATALOGUE = catalogue_of(())
 SECRET = b"0123456789abcdef0123456789abcdef"
 MAX_BODY = 256 * 1024
 
@@ -235,6 +237,7 @@ def _site(data_dir: Path, *, require_key: bool) -> Site:
         reload=reload,
         switch=found.switch,
         ledger=found.ledger,
+        catalogue=lambda: CATALOGUE,
     )
     traces = otlp.OtlpDeps(ingest=ingest, behind=lambda: found.behind, max_body_bytes=MAX_BODY)
     desk = signin.routes(

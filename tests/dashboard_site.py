@@ -4,7 +4,7 @@ import http.client
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from tocsin.core.clock import SystemClock
 from tocsin.core.errors import BadRequest
 from tocsin.core.interaction import Entry
 from tocsin.core.ledger import Account, Limit
+from tocsin.core.signals import Objective, Signal
 from tocsin.core.supervision import Supervision
 from tocsin.runtime.stops import Switch
 from tocsin.store import KeyRow, Store, open_store
@@ -51,6 +52,9 @@ class Site:
     accounts: list[Account] = field(default_factory=list)
     supervision: tuple[tuple[str, Supervision], ...] = ()
     in_flight: int | None = None
+    catalogue: Mapping[str, Signal] = field(default_factory=dict)
+    objectives: tuple[Objective, ...] = ()
+    judges: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -142,6 +146,9 @@ def _deps(site: Site) -> dashboard.DashboardDeps:
         switch=Switch(site.store, FixedClock()),
         limits=lambda: site.accounts,
         in_flight=lambda _scope, _value: site.in_flight,
+        catalogue=lambda: site.catalogue,
+        objectives=lambda: site.objectives,
+        judges=lambda: site.judges,
     )
 
 

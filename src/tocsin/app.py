@@ -15,8 +15,11 @@ from typing import Any
 
 import msgspec
 
+from tocsin.behaviour import Behaviour, evaluators_of, signals_of_all
 from tocsin.config.defaults import default_upstreams
 from tocsin.config.model import Config
+from tocsin.config.sentinels import with_sentinels
+from tocsin.config.signals import objectives_of, signals_of
 from tocsin.config.supervision import supervision_of
 from tocsin.core.call import Principal
 from tocsin.core.clock import Clock, SystemClock
@@ -26,6 +29,7 @@ from tocsin.core.interaction import Entry, Interaction, Mode
 from tocsin.core.messages import Hash
 from tocsin.core.policy import Next, Policy, Provider
 from tocsin.core.redact import Redactor
+from tocsin.core.signals import Objective, Signal, SignalSettings
 from tocsin.core.stops import Switchboard
 from tocsin.core.supervision import Burn, Supervision
 from tocsin.domains import DOMAINS
@@ -48,7 +52,7 @@ from tocsin.runtime.records import Ingested
 from tocsin.runtime.runtime import Learner, Runtime
 from tocsin.runtime.stops import StopsPolicy, Switch
 from tocsin.store import Store, open_store
-from tocsin.worker.detecting import detecting_job, flush_job
+from tocsin.worker.detecting import flush_job
 from tocsin.worker.export import Exporter
 from tocsin.worker.jobs import Job, Worker, store_jobs
 
@@ -68,6 +72,7 @@ class _Services:
         self._app = app
         self._supervision: dict[str, Supervision] = {}
         self._config: Config | None = None
+        self._objectives: tuple[Config, tuple[Objective, ...]] | None = None
         self.clock = app.clock
         self.stops: Switchboard = app.switch
         self.alert = app.desk.alert
@@ -84,6 +89,25 @@ class _Services:
             mode = _modes(config)(feature, "agents")
             found = self._supervision[feature] = supervision_of(config, feature, mode)
         return found
+
+    def signals(self, feature: str) -> SignalSettings:
+        """How the signals of a feature are watched."""
+        return signals_of(self._app.config, feature)
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """All objectives; worked out once for each configuration."""
+        config, made = self._app.config, self._objectives
+        if made is None or made[0] is not config:
+            made = self._objectives = config, objectives_of(config)
+        return made[1]
+
+    def catalogue(self) -> Mapping[str, Signal]:
+        """Every signal that there is, by name."""
+        return self._app.behaviour.catalogue
+
+    def accepted(self, feature: str, signal: str) -> int:
+        """Since when a person has called the level of a signal normal."""
+        return self._app.behaviour.accepted(feature, signal)
 
     @property
     def burn(self) -> Burn:
@@ -115,14 +139,15 @@ class App:
         providers: Mapping[str, Provider] | None,
         domains: tuple[Domain, ...],
         dispatch: Next | None = None,
+        evaluator: Sequence[str] = (),
     ) -> None:
-        self.config = config
+        self.config = config = with_sentinels(config)
         self.clock = clock
         self.store = store
         self.domains = domains
         self.data_dir = Path(config.server.data_dir)
         self._env = env
-        self._given, self._dispatch = providers, dispatch
+        self._given, self._dispatch, self._evaluator = providers, dispatch, tuple(evaluator)
         self.client = _client(config)
         self.providers: dict[str, Provider] = {}
         self.pricer = Pricer(config.prices)
@@ -134,14 +159,7 @@ class App:
         self._reader = ThreadPoolExecutor(1, "tocsin-traces")
         self.watchers: list[Callable[[list[Entry]], None]] = []
         """Called in the writer thread with the entries that have just been stored."""
-        self.recorder = Recorder(
-            store,
-            self.data_dir / "journal",
-            enrich=Enricher(self.pricer, TokenCounter()),
-            ingest=self._read_journaled,
-            stored=self._stored,
-            sync=config.store.journal_sync == "disk",
-        )
+        self.recorder = self._recorder()
         self.desk = Desk(store, clock)
         """Where alerts, findings and the state of runs wait for the store."""
         self.switch = Switch(store, clock)
@@ -154,6 +172,7 @@ class App:
             pricer=self.pricer,
             alert=self.desk.alert,
         )
+        self.behaviour = Behaviour(store, clock, domains, lambda: self.config)
         self.services = _Services(self)
         self.policies = self._policies()
         """The request path, outermost first."""
@@ -210,6 +229,7 @@ class App:
         Returns the settings that changed but need a restart. Raises ``ConfigError`` and changes
         nothing when the new one cannot work.
         """
+        config = with_sentinels(config)
         needs_restart = [
             name
             for name, old, new in (
@@ -258,6 +278,16 @@ class App:
                 made[name] = self.providers.get(name, made[name])
         return made
 
+    def _recorder(self) -> Recorder:
+        return Recorder(
+            self.store,
+            self.data_dir / "journal",
+            enrich=Enricher(self.pricer, TokenCounter()),
+            ingest=self._read_journaled,
+            stored=self._stored,
+            sync=self.config.store.journal_sync == "disk",
+        )
+
     def _runtime(self, config: Config) -> Runtime:
         return Runtime(
             policies=self.policies,
@@ -289,10 +319,18 @@ class App:
         otlp = self.config.otlp
         if otlp.endpoint:
             jobs += (self._exporter().job(),)
-        detectors = tuple(
-            make(self.services) for domain in self.domains for make in domain.detectors
+        jobs += (
+            flush_job(self.desk.flush),
+            *self.behaviour.jobs(self.services, self._env, self._evaluator),
         )
-        return (*jobs, flush_job(self.desk.flush), detecting_job(self.store, detectors))
+        if self._dispatch is not None:
+            return jobs  # inside of an app there is nobody to ask but the app
+        return (
+            *jobs,
+            *self.behaviour.asking_jobs(
+                self.services, self.runtime, self.recorder, self.data_dir, self.desk.alert
+            ),
+        )
 
     def _exporter(self) -> Exporter:
         otlp = self.config.otlp
@@ -386,11 +424,13 @@ def build(
     clock: Clock | None = None,
     providers: Mapping[str, Provider] | None = None,
     dispatch: Next | None = None,
+    evaluator: Sequence[str] = (),
 ) -> App:
     """Open the store and put an ``App`` together. Nothing runs before ``App.start``.
 
     ``providers`` replaces those of the configuration (tests, SDK); ``dispatch`` takes the place of
-    the router (SDK). Raises ``ConfigError`` or ``StoreError``.
+    the router (SDK); ``evaluator`` is the command of a process that evaluates (``tocsin up``),
+    without it a thread does. Raises ``ConfigError`` or ``StoreError``.
     """
     clock = clock or SystemClock()
     data_dir = Path(config.server.data_dir)
@@ -405,6 +445,7 @@ def build(
             providers=providers,
             domains=all_domains(),
             dispatch=dispatch,
+            evaluator=evaluator,
         )
     except BaseException:
         store.close()
@@ -414,6 +455,11 @@ def build(
 def open_store_from(config: Config, *, clock: Clock | None = None) -> Store:
     """The store of a configuration, for commands that need nothing else."""
     return open_store(config.store, Path(config.server.data_dir), clock or SystemClock())
+
+
+def signals_known(config: Config) -> dict[str, Signal]:
+    """Every signal that there is under a configuration, by name. Raises ``ConfigError``."""
+    return signals_of_all(evaluators_of(all_domains()), config)
 
 
 def all_domains() -> tuple[Domain, ...]:
@@ -466,6 +512,7 @@ def secrets_of(config: Config, env: Mapping[str, str]) -> list[str]:
     names |= {upstream.api_key_env for upstream in config.upstreams.values()}
     names |= {upstream.api_key_env for upstream in default_upstreams(env).values()}
     found = [env[name] for name in names if env.get(name)]
+    found += env.get(config.digest.urls_env, "").split() if config.digest.urls_env else []
     return [*found, config.store.url] if "@" in config.store.url else found
 
 

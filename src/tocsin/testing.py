@@ -9,7 +9,7 @@ import contextlib
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -35,6 +35,7 @@ from tocsin.core.interaction import Attempt, Entry, Interaction, Usage
 from tocsin.core.messages import chain, parse_message
 from tocsin.core.outcome import OUTCOMES
 from tocsin.core.policy import FailureMode, Policy, Reply
+from tocsin.core.signals import AXIS_SIGNALS, Objective, Signal, SignalSettings, unscored
 from tocsin.core.stops import Ending, Stop, StopAction, StopScope, Switchboard
 from tocsin.core.supervision import Burn, Evidence, Finding, RunWatch, Supervision
 from tocsin.providers.playing import Step
@@ -123,6 +124,26 @@ class ScriptedServices:
         self.alerts: list[Alert] = []
         self.findings: list[Finding] = []
         self.watches: dict[str, RunWatch] = {}
+        self.watching = SignalSettings()
+        self.objective_list: tuple[Objective, ...] = ()
+        self.known_signals: dict[str, Signal] = {s.name: s for s in AXIS_SIGNALS}
+        self.accepted_since: dict[tuple[str, str], int] = {}
+
+    def signals(self, feature: str) -> SignalSettings:
+        """The same settings for every feature: ``watching``."""
+        return self.watching
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """``objective_list``."""
+        return self.objective_list
+
+    def catalogue(self) -> Mapping[str, Signal]:
+        """``known_signals``."""
+        return self.known_signals
+
+    def accepted(self, feature: str, signal: str) -> int:
+        """What ``accepted_since`` says."""
+        return self.accepted_since.get((feature, signal), 0)
 
     def supervision(self, feature: str) -> Supervision:
         """The same settings for every feature."""
@@ -436,8 +457,22 @@ def _check_evaluator(make: Any) -> Iterator[str]:
         return
     if not getattr(evaluator, "version", ""):
         yield "has no version"
+    yield from _check_signals(evaluator)
     for entry in sample_entries():
         yield from _check_scores(evaluator, make(), entry)
+
+
+def _check_signals(evaluator: Evaluator) -> Iterator[str]:
+    signals = getattr(evaluator, "signals", ())
+    if not signals:
+        yield "has no signals: say what it measures"
+    for signal in signals:
+        if not _is_a(signal, Signal) or not _NAME.match(signal.name):
+            yield f"{signal!r} is no Signal with a lower-case name"
+        elif not signal.title or not signal.description:
+            yield f"the signal {signal.name} needs a title and a description"
+        elif signal.name in {own.name for own in AXIS_SIGNALS}:
+            yield f"{signal.name} is the name of an axis"
 
 
 def _check_scores(evaluator: Evaluator, other: Evaluator, entry: Entry) -> Iterator[str]:
@@ -457,8 +492,8 @@ def _check_scores(evaluator: Evaluator, other: Evaluator, entry: Entry) -> Itera
             yield f"names another interaction {what}"
         if score.version != evaluator.version:
             yield f"a score's version must be the evaluator's {what}"
-        if not score.name:
-            yield f"a score has no name {what}"
+        if score.name not in {signal.name for signal in evaluator.signals}:
+            yield f"a score's name {score.name!r} is none of its signals {what}"
         if score.value is not None and not math.isfinite(score.value):
             yield f"the value {score.value} is no number {what}; `None` says that it cannot judge"
 
@@ -494,7 +529,7 @@ def _at(interaction: Interaction, number: int) -> Interaction:
 
 
 def _observed(detector: Detector, stream: Sequence[Interaction]) -> list[Alert]:
-    return [alert for interaction in stream for alert in detector.observe(interaction)]
+    return [alert for interaction in stream for alert in detector.observe(unscored(interaction))]
 
 
 def _check_alert(detector: Detector, alert: object, seen: set[str]) -> Iterator[str]:

@@ -45,6 +45,9 @@ def test_a_tocsin_command_of_the_readme_runs(line: str, folder: Path) -> None:
     words = shlex.split(line)[1:]
     if words[0] == "show":
         words[1] = json_of("runs", folder=folder)["runs"][0]["id"]
+    if "--feature" in words:
+        at = words.index("--feature") + 1
+        words[at] = json_of("runs", folder=folder)["runs"][0]["feature"]
     if words[0] == "tail":
         ended = subprocess.run(
             ("timeout", "-s", "INT", "3", *COMMAND, *words),

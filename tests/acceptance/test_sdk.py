@@ -22,7 +22,7 @@ from support.process import Tocsin as Gateway
 from support.upstream import Upstream
 from tocsin.config.model import StoreSettings
 from tocsin.core.clock import SystemClock
-from tocsin.core.errors import ConfigError, InputError
+from tocsin.core.errors import ConfigError, InputError, NotFound
 from tocsin.core.interaction import Interaction
 from tocsin.providers.playing import Step
 from tocsin.providers.scripted_server import ScriptedServer
@@ -483,6 +483,47 @@ async def test_a_run_knows_what_it_has_spent_with_its_children(world: World) -> 
     assert (spent.input_tokens, spent.output_tokens) == (20, 4)
     assert (await asyncio.to_thread(child.spent)).nano_usd == one
     assert (await world.tocsin.run().aspent()).calls == 0
+
+
+async def test_an_app_says_later_how_a_call_turned_out(world: World) -> None:
+    with world.tocsin.run("support") as run:
+        await world.achat()
+        await world.achat()
+    await world.tocsin.afeedback(run, right=False, rating=0.25, comment="wrong city", id="mine")
+    await asyncio.to_thread(world.tocsin.feedback, run, right=False, rating=0.25, id="mine")
+    first, last = sorted(world.recorded(2), key=lambda one: one.started_at)
+    await world.tocsin.afeedback(first.id, comment="so so", by="ann")
+    store = world.store()
+    try:
+        said = [(one.id, one.kind, one.value, one.by) for one in store.feedback(last.id)]
+        assert said == [
+            ("mine:label", "label", 0.0, "user"),
+            ("mine:rating", "rating", 0.25, "user"),
+        ]
+        (other,) = store.feedback(first.id)
+        assert (other.kind, other.value, other.comment, other.by) == (
+            "comment",
+            None,
+            "so so",
+            "ann",
+        )
+    finally:
+        store.close()
+    with pytest.raises(NotFound, match="call_none"):
+        await world.tocsin.afeedback("call_none", right=True)
+    with pytest.raises(NotFound, match="no call yet"):
+        await world.tocsin.afeedback(world.tocsin.run(), right=True)
+
+
+def test_feedback_that_says_nothing_or_no_share_is_refused(tmp_path: Path) -> None:
+    tocsin = Tocsin(path=settings_in(tmp_path))
+    with pytest.raises(InputError, match="something to say"):
+        tocsin.feedback("call_1")
+    with pytest.raises(InputError, match="rating"):
+        tocsin.feedback("call_1", rating=7)
+    with pytest.raises(InputError, match="comment"):
+        tocsin.feedback("call_1", comment="x" * 3000)
+    assert not (tmp_path / "data").exists(), "nothing is opened before there is something to keep"
 
 
 def test_a_run_needs_names_that_can_be_names(tmp_path: Path) -> None:

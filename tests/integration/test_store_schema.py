@@ -228,7 +228,7 @@ def test_a_damaged_pack_is_found_and_the_rest_is_still_read(store: Store) -> Non
 
 def test_a_database_with_broken_pages_is_reported_not_raised(tmp_path: Path) -> None:
     store = open_store(StoreSettings(), tmp_path, StoppedClock())
-    for n in range(0, 400, 100):
+    for n in range(0, 1200, 100):
         store.append([entry(i) for i in range(n, n + 100)])
     store.close()
     path = tmp_path / "tocsin.db"

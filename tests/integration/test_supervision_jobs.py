@@ -2,15 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import pytest
 
 from store_world import SECOND, START, StoppedClock, entry
-from tocsin.core.domain import Alert
+from tocsin.core.domain import Alert, Detector
 from tocsin.core.errors import StoreError
-from tocsin.core.interaction import Interaction
+from tocsin.core.signals import Scored
 from tocsin.core.supervision import Finding, RunWatch
 from tocsin.runtime.desk import Desk
 from tocsin.store import Store
@@ -191,7 +191,8 @@ class Errors:
         self.seen: list[str] = []
         self.errors = 0
 
-    def observe(self, interaction: Interaction) -> Iterable[Alert]:
+    def observe(self, scored: Scored) -> Iterable[Alert]:
+        interaction = scored.interaction
         self.seen.append(interaction.id)
         bad = interaction.outcome == "error"
         self.errors = self.errors + 1 if bad else 0
@@ -207,10 +208,15 @@ class Broken:
     name = "broken"
     version = "1"
 
-    def observe(self, interaction: Interaction) -> Iterable[Alert]:
-        if interaction.outcome == "error":
+    def observe(self, scored: Scored) -> Iterable[Alert]:
+        if scored.interaction.outcome == "error":
             raise ValueError("I cannot read this")
         return ()
+
+
+def records_to(store: Store, detectors: Sequence[Detector], **settings: int) -> Detecting:
+    """Detectors on the bare records, as where nothing is evaluated."""
+    return Detecting(store, detectors, StoppedClock(), scored=False, **settings)
 
 
 def fill(store: Store, first: int, count: int, outcome: str = "error") -> None:
@@ -223,7 +229,7 @@ def all_of(detecting: Detecting) -> None:
 
 
 def test_alerts_come_from_what_is_appended_in_order(store: Store) -> None:
-    detecting = Detecting(store, [Errors()])
+    detecting = records_to(store, [Errors()])
     all_of(detecting)
     fill(store, 1, 4)
     all_of(detecting)
@@ -236,12 +242,12 @@ def test_alerts_come_from_what_is_appended_in_order(store: Store) -> None:
 
 
 def test_a_restart_knows_what_was_before_and_raises_nothing_twice(store: Store) -> None:
-    first = Detecting(store, [Errors()])
+    first = records_to(store, [Errors()])
     all_of(first)
     fill(store, 1, 4)
     all_of(first)
     before = store.alerts()
-    second = Detecting(store, [Errors()])
+    second = records_to(store, [Errors()])
     all_of(second)
     assert store.alerts() == before
     fill(store, 5, 1)
@@ -252,19 +258,19 @@ def test_a_restart_knows_what_was_before_and_raises_nothing_twice(store: Store) 
 
 def test_a_process_that_died_before_the_cursor_moved_counts_no_alert_twice(store: Store) -> None:
     fill(store, 1, 1)
-    all_of(Detecting(store, [Errors()]))
+    all_of(records_to(store, [Errors()]))
     fill(store, 2, 4)
-    all_of(Detecting(store, [Errors()]))
+    all_of(records_to(store, [Errors()]))
     before = store.alerts()
     store.set_cursor("detectors", 1)
-    all_of(Detecting(store, [Errors()]))
+    all_of(records_to(store, [Errors()]))
     assert store.alerts() == before
 
 
 def test_what_was_recorded_before_the_first_start_raises_nothing(store: Store) -> None:
     fill(store, 1, 10)
     errors = Errors()
-    detecting = Detecting(store, [errors])
+    detecting = records_to(store, [errors])
     all_of(detecting)
     assert store.alerts() == []
     assert len(errors.seen) == 10, "but it is known"
@@ -276,12 +282,12 @@ def test_what_was_recorded_before_the_first_start_raises_nothing(store: Store) -
 def test_only_the_last_records_are_read_again(store: Store) -> None:
     fill(store, 1, 30)
     errors = Errors()
-    all_of(Detecting(store, [errors], remembered=7))
+    all_of(records_to(store, [errors], remembered=7))
     assert errors.seen == [entry(n).interaction.id for n in range(24, 31)]
 
 
 def test_more_than_one_batch_is_read_in_turns(store: Store) -> None:
-    detecting = Detecting(store, [Errors()])
+    detecting = records_to(store, [Errors()])
     detecting.step()
     fill(store, 1, 600)
     assert detecting.step() is True
@@ -293,7 +299,7 @@ def test_more_than_one_batch_is_read_in_turns(store: Store) -> None:
 def test_two_processes_on_one_store_raise_each_alert_once(open_it) -> None:
     here: Store = open_it()
     there: Store = open_it()
-    one, two = Detecting(here, [Errors()]), Detecting(there, [Errors()])
+    one, two = records_to(here, [Errors()]), records_to(there, [Errors()])
     one.step(), two.step()
     for first in (1, 4, 7):
         fill(here, first, 3)
@@ -306,7 +312,7 @@ def test_two_processes_on_one_store_raise_each_alert_once(open_it) -> None:
 async def test_a_detector_that_fails_is_named_and_stops_no_other(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    detecting = Detecting(store, [Broken(), Errors()])
+    detecting = records_to(store, [Broken(), Errors()])
     detecting.step()
     worker = Worker((msgspec.structs.replace(detecting.job(), every_s=0.01),))
     worker.start()
@@ -332,7 +338,7 @@ async def test_a_detector_that_fails_is_named_and_stops_no_other(
 def test_alerts_that_the_store_could_not_take_are_raised_later(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detecting = Detecting(store, [Errors()])
+    detecting = records_to(store, [Errors()])
     detecting.step()
     fill(store, 1, 3)
 

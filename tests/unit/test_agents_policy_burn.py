@@ -10,6 +10,7 @@ import pytest
 from support.spending import DAY, START, WEEK, Spent, interactions, ordinary, smooth, steps
 from tocsin.core.domain import Alert
 from tocsin.core.interaction import Interaction
+from tocsin.core.signals import unscored
 from tocsin.core.supervision import Burn
 from tocsin.domains.agents.burn import MEMORY_DAYS, Spend
 from tocsin.domains.agents.detectors import MOST_SUBJECTS, BurnRate, burn_detector
@@ -21,7 +22,7 @@ def watched(calls: Iterator[Interaction]) -> tuple[list[Alert], float]:
     detector, total = BurnRate(), 0.0
     for call in calls:
         total += (call.cost_nano_usd or 0) / 1e9
-        alerts = list(detector.observe(call))
+        alerts = list(detector.observe(unscored(call)))
         if alerts:
             return alerts, total
     return [], total
@@ -60,7 +61,7 @@ SHAPES: tuple[dict[str, Any], ...] = (
 def test_ordinary_weeks_stay_silent(shape: dict[str, Any], seed: int) -> None:
     detector = BurnRate()
     calls = interactions(ordinary(seed, weeks=4, **shape), run=lambda n: f"run_{n // 8}")
-    assert [a.summary for call in calls for a in detector.observe(call)] == []
+    assert [a.summary for call in calls for a in detector.observe(unscored(call))] == []
 
 
 def test_one_dear_call_and_a_slow_ramp_are_no_burn() -> None:
@@ -85,7 +86,7 @@ def test_an_alert_fires_once_and_resolves_once_with_the_traffic_of_anybody() -> 
     detector = BurnRate()
     states: list[tuple[str, str]] = []
     for call in interactions(burst()):
-        states += [(a.fingerprint, a.state) for a in detector.observe(call)]
+        states += [(a.fingerprint, a.state) for a in detector.observe(unscored(call))]
     feature = [state for name, state in states if name == "burn_rate:feature:support"]
     assert feature == ["firing", "resolved"]
 
@@ -93,9 +94,9 @@ def test_an_alert_fires_once_and_resolves_once_with_the_traffic_of_anybody() -> 
     calls = list(itertools.takewhile(lambda c: c.started_at < (START + 2 * WEEK + 7200) * 10**6,
                                      interactions(burst())))  # fmt: skip
     for call in calls:
-        list(silent.observe(call))
+        list(silent.observe(unscored(call)))
     others = interactions(iter([(START + 3 * WEEK, 0.01)]), feature="other", key="key_2")
-    ended = [a.fingerprint for call in others for a in silent.observe(call)]
+    ended = [a.fingerprint for call in others for a in silent.observe(unscored(call))]
     assert "burn_rate:feature:support" in ended
 
 
@@ -120,7 +121,7 @@ def test_calls_without_a_price_are_told_beside() -> None:
 
 def test_settings_move_the_line() -> None:
     def firing(detector: BurnRate) -> int:
-        return sum(1 for call in interactions(burst()) for _ in detector.observe(call))
+        return sum(1 for call in interactions(burst()) for _ in detector.observe(unscored(call)))
 
     def made(burn: Burn) -> BurnRate:
         services = ScriptedServices()
@@ -148,7 +149,7 @@ def test_memory_is_bounded_by_time_and_by_number() -> None:
     assert len(spend._fine) < 200
     detector = BurnRate()
     for number, call in enumerate(interactions(iter([(START, 1.0)] * (MOST_SUBJECTS + 50)))):
-        list(detector.observe(msgspec.structs.replace(call, run_id=f"run_{number}")))
+        list(detector.observe(unscored(msgspec.structs.replace(call, run_id=f"run_{number}"))))
     assert len(detector._subjects) <= MOST_SUBJECTS
     assert len(detector._looked) <= MOST_SUBJECTS
 

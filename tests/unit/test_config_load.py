@@ -245,6 +245,7 @@ def test_what_changed_between_two_configurations_is_named(tmp_path: Path) -> Non
         "upstreams.a.retries",
         "features.f.targets",
         "features.f.agents",
+        "features.f.signals",
     )
     assert changed(old, old) == ()
 

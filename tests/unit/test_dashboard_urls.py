@@ -85,6 +85,10 @@ def test_every_page_declares_the_least_role_that_may_use_it() -> None:
     assert public == ["/static/{name}"]
     changing = {path: role for (path, methods), role in roles.items() if methods == ("POST",)}
     assert changing.pop("/supervisor/act") == "operator"
+    # Whoever may read an answer may say whether it was right.
+    assert changing.pop("/calls/{call_id}/feedback") == "viewer"
+    assert changing.pop("/signals/{feature}/{signal}/accept") == "operator"
+    assert changing.pop("/signals/{feature}/{signal}/forget") == "operator"
     assert set(changing.values()) == {"admin"}
 
 

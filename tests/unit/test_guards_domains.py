@@ -10,8 +10,9 @@ from tocsin.cli.commands import app
 from tocsin.core.call import Call
 from tocsin.core.domain import Alert, Command, Domain, Panel, Score, Services
 from tocsin.core.errors import Denied
-from tocsin.core.interaction import Entry, Interaction
+from tocsin.core.interaction import Entry
 from tocsin.core.policy import FailureMode, Next, Reply
+from tocsin.core.signals import Scored, Signal
 from tocsin.testing import check_domain
 
 RESERVED = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -47,7 +48,8 @@ class Counting:
     def __init__(self, services: Services) -> None:
         self.errors = 0
 
-    def observe(self, interaction: Interaction) -> Iterable[Alert]:
+    def observe(self, scored: Scored) -> Iterable[Alert]:
+        interaction = scored.interaction
         self.errors += interaction.outcome == "error"
         if self.errors == 5:
             yield Alert(
@@ -67,6 +69,15 @@ class Length:
 
     name = "length"
     version = "1"
+    signals = (
+        Signal(
+            name="length",
+            title="Length",
+            axis="consistent",
+            kind="level",
+            description="Bytes of the answer.",
+        ),
+    )
 
     def evaluate(self, entry: Entry) -> Sequence[Score]:
         size = None if entry.output is None else float(len(entry.output.raw))
@@ -154,13 +165,15 @@ class NotANumber(Length):
     def evaluate(self, entry: Entry) -> Sequence[Score]:
         found = super().evaluate(entry)[0]
         return (
-            Score(interaction_id=found.interaction_id, name="x", version="1", value=float("nan")),
+            Score(
+                interaction_id=found.interaction_id, name="length", version="1", value=float("nan")
+            ),
         )
 
 
 class Inventing(Counting):
-    def observe(self, interaction: Interaction) -> Iterable[Alert]:
-        for alert in super().observe(interaction):
+    def observe(self, scored: Scored) -> Iterable[Alert]:
+        for alert in super().observe(scored):
             yield Alert(**{**{f: getattr(alert, f) for f in alert.__struct_fields__},
                            "evidence": ("call_invented",)})  # fmt: skip
 

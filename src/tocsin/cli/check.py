@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from tocsin.app import signals_known
 from tocsin.cli import output
 from tocsin.cli.guard import OK, USAGE
 from tocsin.config.load import InvalidConfig, Problem, find, load, warnings
@@ -17,7 +18,7 @@ def check(named: Path | None, *, json: bool) -> int:
     problems: list[Problem] = []
     notes: list[str] = []
     try:
-        config = load(path, os.environ)
+        config = load(path, os.environ, signals_known)
         refuse_open_bind(config)
         notes = warnings(config, os.environ)
     except InvalidConfig as error:

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from tocsin.cli import orders
+from tocsin.cli import behaviour, labelling, orders
 from tocsin.cli.extensions import Commands
 from tocsin.cli.guard import guarded
 from tocsin.cli.options import ConfigFile, Json
 from tocsin.cli.options import example as _example
+from tocsin.cli.watching import sentinels_app
 
 app = typer.Typer(
     cls=Commands,
@@ -31,6 +32,7 @@ keys_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(keys_app, name="keys")
+app.add_typer(sentinels_app, name="sentinels")
 
 Since = Annotated[
     str | None, typer.Option(help="From: 30m, 24h, 7d, 2w, a date such as 2026-11-01, or all.")
@@ -116,6 +118,7 @@ def demo(
         "tocsin replay export.json.gz --html report.html",
         "tocsin replay runs/*.json --keep --feature support",
         "tocsin replay traces.jsonl --policy agents",
+        "tocsin replay traces.jsonl --detectors",
     )
 )
 @guarded
@@ -135,6 +138,9 @@ def replay(
         str | None,
         typer.Option(help="Say what this policy would have done instead: agents."),
     ] = None,
+    detectors: Annotated[
+        bool, typer.Option("--detectors", help="Say what alarms would have rung instead, and when.")
+    ] = False,
 ) -> int:
     """Report on traces of other systems: runs, tools, spend, loops.
 
@@ -157,6 +163,7 @@ def replay(
         format=format,
         feature=feature,
         policy=policy,
+        detectors=detectors,
     )
 
 
@@ -296,6 +303,11 @@ def spend(
     where = {"since": since, "until": until, "feature": feature, "model": model, "end_user": user}
     return run(config, where, by=by, top=top, json=json)
 
+
+# -- behaviour --
+
+app.add_typer(behaviour.app)
+app.add_typer(labelling.app)
 
 # -- stopping and limiting --
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from tocsin.config.load import find, load
+from tocsin.config.load import Signals, find, load
 from tocsin.config.model import Config, Server
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import InputError, NotFound
@@ -35,10 +35,13 @@ class Settings(NamedTuple):
         return self._replace(config=config, overridden=(*self.overridden, *given))
 
 
-def settings(named: Path | None = None) -> Settings:
-    """Load the file that the user named, else the usual one. Raises ``ConfigError``."""
+def settings(named: Path | None = None, signals: Signals | None = None) -> Settings:
+    """Load the file that the user named, else the usual one. Raises ``ConfigError``.
+
+    With ``signals``, objectives are held against them.
+    """
     path = named or find(os.environ, Path())
-    return Settings(load(path, os.environ), path, os.environ)
+    return Settings(load(path, os.environ, signals), path, os.environ)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from tocsin.core.errors import InputError
 _ORDER = (
     *("up", "demo", "login", "replay"),
     *("runs", "show", "tail", "spend", "keys"),
+    *("signals", "objectives", "sentinels", "label", "digest", "grafana"),
     *("stop", "pause", "resume", "redirect", "end", "stops", "limits"),
     *("check", "doctor", "verify", "export", "rebuild", "forget", "completion"),
 )

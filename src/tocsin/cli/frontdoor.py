@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import tocsin
-from tocsin.app import App, secrets_of
+from tocsin.app import App, secrets_of, signals_known
 from tocsin.cli.context import Settings
+from tocsin.cli.gauges import ObjectiveGauges
 from tocsin.cli.keys import base_url
 from tocsin.config.load import load
 from tocsin.config.model import Config
@@ -21,6 +22,7 @@ from tocsin.core.call import Role
 from tocsin.core.errors import StoreError
 from tocsin.core.interaction import Entry
 from tocsin.core.redact import Redactor
+from tocsin.core.signals import judge_signal
 from tocsin.core.supervision import Supervision
 from tocsin.dashboard import (
     ROUTES,
@@ -48,6 +50,7 @@ from tocsin.gateway.auth import Keyring, key_required, load_secret
 from tocsin.gateway.hosts import HostCheck
 from tocsin.gateway.server import Gateway
 from tocsin.gateway.sessions import LoginCodes, Sessions
+from tocsin.gateway.signal_metrics import SignalGauges
 from tocsin.gateway.site import site
 from tocsin.ledger import limits_of
 
@@ -89,7 +92,7 @@ class FrontDoor:
     async def reload(self) -> admin.Reloaded:
         """Read the settings again. Raises ``ConfigError``; then nothing has changed."""
         old = self.app.config
-        new = load(self.settings.path, self.settings.env)
+        new = load(self.settings.path, self.settings.env, signals_known)
         # What was said on the command line stays said.
         new = new.model_copy(update={"server": _kept(old, new, self.settings)})
         waiting = await self.app.reload(new)
@@ -126,6 +129,9 @@ class FrontDoor:
             "1 while records cannot reach the journal or the store.",
             lambda: int(recorder.trouble is not None),
         )
+        ObjectiveGauges(self.app).add_to(self.metrics)
+        app = self.app
+        SignalGauges(app.store, lambda: app.behaviour.catalogue, app.clock).add_to(self.metrics)
 
     def _routes(self, deps: DashboardDeps) -> list[Any]:
         app = self.app
@@ -149,6 +155,7 @@ class FrontDoor:
                     reload=self.reload,
                     switch=app.switch,
                     ledger=app.ledger,
+                    catalogue=lambda: app.behaviour.catalogue,
                 )
             ),
             *signin.routes(
@@ -173,6 +180,12 @@ class FrontDoor:
             switch=self.app.switch,
             limits=self.app.ledger.accounts,
             in_flight=self.app.switch.in_flight,
+            catalogue=lambda: self.app.behaviour.catalogue,
+            objectives=self.app.services.objectives,
+            judges=lambda: {
+                judge_signal(name, judge.question).name: judge.min_labels
+                for name, judge in self.app.config.judges.items()
+            },
         )
 
     def _issue_key(

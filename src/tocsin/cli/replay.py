@@ -41,15 +41,21 @@ def replay(
     format: str | None,  # noqa: A002 - the option's name
     feature: str,
     policy: str | None = None,
+    detectors: bool = False,
 ) -> int:
     """Read files into a report. Exit code 1 when a record could not be read.
 
     Raises ``InputError`` for a file that cannot be read at all.
     """
     config = settings(named).config
+    if policy is not None and detectors:
+        raise InputError("--policy and --detectors are two backtests: give one at a time")
     if policy is not None:
         return _backtest(files, config, policy, json=json, other=bool(html or keep),
                          format=format, feature=feature)  # fmt: skip
+    if detectors:
+        return _detectors(files, config, json=json, other=bool(html or keep),
+                          format=format, feature=feature)  # fmt: skip
     if html is not None and not html.absolute().parent.is_dir():
         raise InputError(f"{html.parent}: there is no such folder")
     sizes = [_size(path) for path in files]
@@ -112,6 +118,28 @@ def _backtest(
             else:
                 tried.add(record)
     show(tried.report(), bad, json=json)
+    return FAILED if bad else OK
+
+
+def _detectors(
+    files: Sequence[Path],
+    config: Config,
+    *,
+    json: bool,
+    other: bool,
+    format: str | None,  # noqa: A002 - as above
+    feature: str,
+) -> int:
+    """What would have rung over the calls in the files. Raises ``InputError`` as ``_backtest``."""
+    from tocsin.cli.detect_backtest import detect, show  # evaluators are much to load
+
+    if other:
+        raise InputError("--detectors goes without --html and --keep: it prints what it finds")
+    sizes = [_size(path) for path in files]
+    with progress("Judging", hidden=json) as told:
+        records = _records(files, sizes, told, format, _enriching(config, feature))
+        report, bad = detect(records, config)
+    show(report, bad, json=json)
     return FAILED if bad else OK
 
 

@@ -14,12 +14,13 @@ import uvicorn
 import uvloop
 
 import tocsin
-from tocsin.app import build
+from tocsin.app import build, signals_known
 from tocsin.cli import output
 from tocsin.cli.context import Settings, settings
 from tocsin.cli.frontdoor import FrontDoor
 from tocsin.cli.guard import FAILED, OK
 from tocsin.cli.keys import base_url
+from tocsin.cli.memory import keep_little
 from tocsin.config.load import warnings
 from tocsin.config.model import Config
 from tocsin.core.errors import ConfigError, InputError
@@ -150,17 +151,19 @@ def up(
     quiet: bool,
 ) -> int:
     """Serve until a signal comes. Raises ``ConfigError``, ``InputError`` or ``StoreError``."""
-    found = settings(named).with_server(
+    found = settings(named, signals_known).with_server(
         host=host, port=port, data_dir=str(data_dir) if data_dir else None
     )
     refuse_open_bind(found.config)
     start_logging()
+    keep_little()
     with contextlib.closing(listen(found.config)) as bound:
         return uvloop.run(_serve(found, bound, quiet=quiet))
 
 
 async def _serve(found: Settings, bound: socket.socket, *, quiet: bool) -> int:
-    door = FrontDoor(build(found.config, env=found.env), found)
+    evaluator = (sys.executable, "-m", "tocsin.cli.evaluator")
+    door = FrontDoor(build(found.config, env=found.env, evaluator=evaluator), found)
     door.base_url = base_url(found.config, bound.getsockname()[1])
     logs.install(door.redactor())
     lines = [] if quiet else welcome(door)

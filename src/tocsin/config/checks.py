@@ -44,6 +44,7 @@ def problems(config: Config) -> list[Finding]:
         *(f for name, limit in config.limits.items() for f in limit_problems(name, limit)),
         *_url_problems(("otlp", "endpoint"), config.otlp.endpoint),
         *_variable_problems(("otlp", "headers_env"), config.otlp.headers_env),
+        *_variable_problems(("digest", "urls_env"), config.digest.urls_env),
     ]
 
 
@@ -73,6 +74,14 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[Finding]:
             Finding(
                 ("otlp", "headers_env"),
                 f"the environment variable {variable} is not set, so traces go out without it",
+            )
+        )
+    variable = config.digest.urls_env
+    if variable and not env.get(variable):
+        found.append(
+            Finding(
+                ("digest", "urls_env"),
+                f"the environment variable {variable} is not set, so no digest is sent",
             )
         )
     return found

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,16 @@ from pydantic import ValidationError
 from tocsin.config import checks
 from tocsin.config.defaults import default_upstreams
 from tocsin.config.model import Config
+from tocsin.config.objectives import objective_problems, objective_warnings
 from tocsin.config.positions import Path as Setting
 from tocsin.config.positions import positions
 from tocsin.core.errors import ConfigError
+from tocsin.core.signals import Signal
 
 FILE_NAME = "tocsin.toml"
+
+Signals = Callable[[Config], Mapping[str, Signal]]
+"""The signals that there are under a configuration, by name."""
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "TOCSIN_HOST": ("server", "host"),
@@ -95,8 +100,10 @@ def find(env: Mapping[str, str], folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def load(path: Path | None, env: Mapping[str, str]) -> Config:
+def load(path: Path | None, env: Mapping[str, str], signals: Signals | None = None) -> Config:
     """Read, check and complete the settings; without a file every setting has its default.
+
+    With ``signals``, objectives are held against the signals that there are, too.
 
     Relative paths in the file start at its folder. Where no upstream is configured, OpenAI and
     Anthropic are. Raises ``InvalidConfig`` with every problem found.
@@ -106,7 +113,9 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
         _anchor(source, path.absolute().parent)
     config, found = _validate(source)
     if config is not None:
-        found += [source.problem(f.path, f.message) for f in checks.problems(config)]
+        known = signals(config) if signals is not None and config.objectives else None
+        every = (*checks.problems(config), *objective_problems(config, known))
+        found += [source.problem(f.path, f.message) for f in every]
     if found or config is None:
         raise InvalidConfig(sorted(found, key=lambda p: (p.line is None, p.line or 0)))
     if not config.upstreams:
@@ -116,7 +125,8 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
 
 def warnings(config: Config, env: Mapping[str, str]) -> list[str]:
     """What is allowed and yet suspicious, one sentence each, beginning with the setting."""
-    return [f"{dotted(f.path)}: {f.message}" for f in checks.warnings(config, env)]
+    every = (*checks.warnings(config, env), *objective_warnings(config))
+    return [f"{dotted(f.path)}: {f.message}" for f in every]
 
 
 def dotted(path: Setting) -> str:
@@ -175,6 +185,11 @@ def _anchor(source: _Source, folder: Path) -> None:
         value = upstream.get("path") if isinstance(upstream, dict) else None
         if value and isinstance(value, str):
             upstream["path"] = str(folder / Path(value).expanduser())
+    suites = source.data.get("sentinels")
+    for name, suite in suites.items() if isinstance(suites, dict) else ():
+        value = suite.get("file") or f"sentinels/{name}.jsonl" if isinstance(suite, dict) else None
+        if isinstance(value, str):
+            suite["file"] = str(folder / Path(value).expanduser())
 
 
 def _validate(source: _Source) -> tuple[Config | None, list[Problem]]:

@@ -161,6 +161,15 @@ class Target(_Section):
     model: str = Field("", description="Model name to send instead of the caller's.")
 
 
+def _zone(value: str) -> str:
+    """The name of a time zone that there is."""
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"no time zone {value!r}; use a name such as Europe/Berlin") from None
+    return value
+
+
 class LimitSettings(_Section):
     """One limit on what calls may use. The table's name is the limit's name."""
 
@@ -203,14 +212,7 @@ class LimitSettings(_Section):
         (0.8,), description="Fractions of the limit at which to warn: a header and an alert."
     )
 
-    @field_validator("timezone")
-    @classmethod
-    def _zone_exists(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError(f"no time zone {value!r}; use a name such as Europe/Berlin") from None
-        return value
+    _zone_exists = field_validator("timezone")(_zone)
 
 
 class LedgerSettings(_Section):
@@ -280,6 +282,104 @@ class BurnSettings(_Section):
     )
 
 
+class SignalsSettings(_Section):
+    """How behaviour is measured and when a change of it alarms."""
+
+    evaluate: bool = Field(
+        True, description="Score recorded calls off the path. `false`: no signals at all."
+    )
+    false_alarm_calls: int = Field(
+        10_000,
+        ge=100,
+        description="Calls of a feature between two false alarms, on average, over all its signals together. Fewer: changes are seen sooner.",
+    )
+    false_alarm_days: float = Field(
+        14.0,
+        ge=0,
+        le=366,
+        description="... or so many days at the feature's traffic, whichever is more calls.",
+    )
+    baseline_calls: int = Field(
+        1_000, ge=50, description="Judged calls that make up a full baseline of a signal."
+    )
+    off: tuple[str, ...] = Field((), description="Signals (globs) that never alarm.")
+
+
+class ObjectiveSettings(_Section):
+    """A service level objective. The table's name is the objective's name."""
+
+    feature: str = Field(description="The feature that it is for.")
+    signal: str = Field(
+        description="The signal that it is on, such as `appropriate` or `first_chunk_s`; `tocsin signals --list` names all."
+    )
+    target: float = Field(gt=0, lt=1, description="Share of calls that must be good, such as 0.99.")
+    at_most: float | None = Field(
+        None, description="For a level such as seconds: a call is good at most here."
+    )
+    at_least: float | None = Field(None, description="For a level: a call is good at least here.")
+    window_days: float = Field(
+        30.0, gt=0, le=90, description="The days over which the error budget is counted."
+    )
+    min_events: int = Field(
+        10,
+        ge=1,
+        description="Fewest calls in a window before it may alarm, so that one bad call at night is no outage.",
+    )
+    proof: str = Field(
+        "",
+        description="A slow, graded signal such as `labelled_right` that shows when the fast one lies.",
+    )
+
+
+class JudgeSettings(_Section):
+    """A model that judges a sample of answers. The table's name is the judge's name."""
+
+    features: tuple[str, ...] = Field(("*",), description="Globs over the features it judges.")
+    model: str = Field(description="The model that judges, as a caller would name it.")
+    question: str = Field(
+        "Does the answer do what the user asked for, correctly?",
+        description="What it is asked of each answer; it replies yes or no.",
+    )
+    sample: float = Field(0.01, gt=0, le=1, description="Share of calls that it sees.")
+    max_per_day: int = Field(200, ge=1, description="Most calls that it judges in a day.")
+    min_labels: int = Field(
+        30,
+        ge=1,
+        description="Human labels on what it judged before its share is shown as a measure.",
+    )
+
+
+class SentinelSettings(_Section):
+    """A suite of prompts that is run on a schedule. The table's name is the suite's name."""
+
+    feature: str = Field(description="The feature whose targets are probed.")
+    file: str = Field(
+        "",
+        description="The suite, JSON lines; default `sentinels/NAME.jsonl` beside `tocsin.toml`. `tocsin sentinels record` writes it.",
+    )
+    every_hours: float | None = Field(
+        24.0, gt=0, description="How often it runs; `false`: only by `tocsin sentinels run`."
+    )
+    upstreams: tuple[str, ...] = Field(
+        (), description="Upstreams to probe; empty: those of the feature's targets."
+    )
+    model: str = Field("", description="Model to ask for; empty: as each prompt was recorded.")
+
+
+class DigestSettings(_Section):
+    """A summary of the week, sent or printed."""
+
+    urls_env: str = Field(
+        "",
+        description="Environment variable with where to send it: Apprise URLs (`mailto://`, `slack://`, ...), separated by spaces. Empty: not sent.",
+    )
+    weekday: int = Field(0, ge=0, le=6, description="The day it is sent, 0 for Monday.")
+    hour: int = Field(8, ge=0, le=23, description="The hour it is sent.")
+    timezone: str = Field("UTC", description="Where that hour is, such as `Europe/Berlin`.")
+
+    _zone_exists = field_validator("timezone")(_zone)
+
+
 class Feature(_Section):
     """One LLM feature of your product. The table's name is the feature's name."""
 
@@ -292,6 +392,9 @@ class Feature(_Section):
     )
     agents: AgentSettings | None = Field(
         None, description="Supervision of this feature's runs; replaces `[agents]` as a whole."
+    )
+    signals: SignalsSettings | None = Field(
+        None, description="How its signals are watched; replaces `[signals]` as a whole."
     )
 
 
@@ -354,6 +457,11 @@ class Config(_Section):
     ledger: LedgerSettings = LedgerSettings()
     agents: AgentSettings = AgentSettings()
     burn: BurnSettings = BurnSettings()
+    signals: SignalsSettings = SignalsSettings()
+    objectives: dict[str, ObjectiveSettings] = Field(default_factory=dict)
+    judges: dict[str, JudgeSettings] = Field(default_factory=dict)
+    sentinels: dict[str, SentinelSettings] = Field(default_factory=dict)
+    digest: DigestSettings = DigestSettings()
     otlp: Otlp = Otlp()
     outbound: Outbound = Outbound()
     policies: Policies = Policies()

@@ -101,6 +101,7 @@ class Draft:
         "decisions",
         "error_message",
         "error_type",
+        "facts",
         "first_chunk_us",
         "identity",
         "notices",
@@ -112,7 +113,11 @@ class Draft:
     )
 
     def __init__(
-        self, *, response_ref: str | None = None, conversation_ref: str | None = None
+        self,
+        *,
+        response_ref: str | None = None,
+        conversation_ref: str | None = None,
+        facts: dict[str, str] | None = None,
     ) -> None:
         self.attempts: list[Attempt] = []
         self.decisions: list[Decision] = []
@@ -130,6 +135,8 @@ class Draft:
         self.output_bytes = 0
         self.tool_ids: tuple[str, ...] = ()
         """Ids of the tool calls in the answer."""
+        self.facts = facts
+        """Attributes of the record to be, such as the cohort that the caller names."""
         self.response_ref = response_ref
         """The request's ``previous_response_id``."""
         self.conversation_ref = conversation_ref

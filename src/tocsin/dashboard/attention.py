@@ -6,8 +6,9 @@ import msgspec
 
 from tocsin.core.domain import Alert
 from tocsin.core.errors import InputError
+from tocsin.core.signals import JUDGED_AXES
 from tocsin.core.stops import Stop, StopScope
-from tocsin.dashboard import filters, fmt
+from tocsin.dashboard import filters, fmt, places
 from tocsin.dashboard.filters import segment
 from tocsin.dashboard.view import key_names
 from tocsin.store.api import AlertRow, Store
@@ -16,6 +17,7 @@ SCOPES: tuple[StopScope, ...] = ("all", "feature", "key", "run")
 _MOST = 1000
 _SHOWN = 5
 _SEVERITY_TONE = {"info": "ok", "warning": "look", "critical": "act"}
+_RANK = {"critical": 0, "warning": 1, "info": 2}
 _DONE = {"pause": "paused", "kill": "killed"}
 
 
@@ -68,6 +70,8 @@ class AlertView(msgspec.Struct, frozen=True, kw_only=True):
     row: AlertRow
     tone: str
     href: str
+    also: int = 0
+    """Other alerts of the same feature that this line stands for."""
 
     @property
     def alert(self) -> Alert:
@@ -86,13 +90,43 @@ class Attention(msgspec.Struct, frozen=True, kw_only=True):
 def attention(store: Store) -> Attention:
     """What needs a person; empty when all is well."""
     stops = standing(store)
-    alerts = store.alerts(firing=True, limit=_MOST)
+    alerts = gathered(store.alerts(firing=True, limit=_MOST))
     shown = views(store, stops[:_SHOWN])
     return Attention(
         stops=tuple(shown),
-        alerts=tuple(alert_view(row) for row in alerts[:_SHOWN]),
+        alerts=tuple(alerts[:_SHOWN]),
         more=max(0, len(stops) - _SHOWN) + max(0, len(alerts) - _SHOWN),
     )
+
+
+def about(store: Store, feature: str) -> Attention:
+    """What fires on one feature."""
+    rows = [r for r in store.alerts(firing=True, limit=_MOST) if r.alert.feature == feature]
+    return Attention(alerts=tuple(gathered(rows)[:_SHOWN]))
+
+
+def gathered(rows: Sequence[AlertRow]) -> list[AlertView]:
+    """Alerts, gravest first. One change shows in many signals: those of a feature are one line."""
+    ordered = by_weight(rows)
+    found: dict[str, list[AlertRow]] = {}
+    for row in ordered:
+        key = f"signal {row.alert.feature}" if row.alert.signal else row.alert.fingerprint
+        found.setdefault(key, []).append(row)
+    return [
+        msgspec.structs.replace(alert_view(group[0]), also=len(group) - 1)
+        for group in found.values()
+    ]
+
+
+def by_weight(rows: Sequence[AlertRow]) -> list[AlertRow]:
+    """Alerts, gravest first, what says most of a feature before the rest."""
+    return sorted(rows, key=lambda row: (_RANK[row.alert.severity], _told(row)))
+
+
+def _told(row: AlertRow) -> tuple[bool, bool, int]:
+    """An alert that says what changed before one that does not, an axis before its parts."""
+    alert = row.alert
+    return (alert.change is None, alert.signal not in JUDGED_AXES, -alert.at)
 
 
 def standing(store: Store) -> list[Stop]:
@@ -170,7 +204,9 @@ def holding(store: Store, run_id: str, feature: str, key_id: str | None) -> list
 def alert_view(row: AlertRow) -> AlertView:
     """An alert with its colour and the page that shows what it is about."""
     alert = row.alert
-    if alert.evidence:
+    if alert.signal:
+        href = places.alert(alert)
+    elif alert.evidence:
         href = f"/calls/{segment(alert.evidence[0])}"
     else:
         href = filters.build("/", {"feature": alert.feature}) if alert.feature else "/spend"

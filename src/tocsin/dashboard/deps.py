@@ -1,6 +1,6 @@
 """What the dashboard needs from the rest of the process, and nothing more."""
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -9,6 +9,7 @@ from tocsin.core.call import Principal, Role
 from tocsin.core.clock import Clock
 from tocsin.core.interaction import Mode
 from tocsin.core.ledger import Account, Limit
+from tocsin.core.signals import Objective, Signal
 from tocsin.core.stops import StopScope, Switchboard
 from tocsin.core.supervision import Supervision
 from tocsin.store.api import Store
@@ -115,3 +116,9 @@ class DashboardDeps(msgspec.Struct, frozen=True, kw_only=True):
     """The ledger's accounts as they stand."""
     in_flight: Callable[[StopScope, str], int | None] = lambda _scope, _value: None
     """How many calls a stop would find under way now; ``None`` when that is not known."""
+    catalogue: Callable[[], Mapping[str, Signal]] = dict
+    """Every signal that there is, by name."""
+    judges: Callable[[], Mapping[str, int]] = dict
+    """The configured judges: their signals, and how many labels each needs to be shown."""
+    objectives: Callable[[], Sequence[Objective]] = tuple
+    """All objectives, as they are set now."""

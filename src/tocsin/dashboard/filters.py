@@ -1,5 +1,6 @@
 """The URL is the state of a page: query string ↔ time range, filter, sort, cursor, links."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import get_args
 from urllib.parse import quote, urlencode
@@ -106,10 +107,15 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def build(path: str, params: dict[str, str | int | None]) -> str:
+def build(path: str, params: Mapping[str, str | int | None]) -> str:
     """``path?query`` with empty parameters left out and a stable order."""
     pairs = [(k, str(v)) for k, v in params.items() if v is not None and v != ""]
     return f"{path}?{urlencode(pairs, quote_via=quote, safe=':,')}" if pairs else path
+
+
+def feature_filter(feature: str) -> Filter:
+    """All calls of one feature."""
+    return Filter(feature=feature)
 
 
 def segment(text: str) -> str:
@@ -154,8 +160,11 @@ def _choice(params: QueryParams, name: str, default: str, allowed: tuple[str, ..
 
 def _instant(params: QueryParams, name: str) -> int | None:
     text = params.get(name)
-    if not text:
-        return None
+    return instant(text, name) if text else None
+
+
+def instant(text: str, name: str) -> int:
+    """A time of an address in microseconds since the epoch. Raises ``InputError``."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

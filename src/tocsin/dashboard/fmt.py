@@ -188,6 +188,13 @@ def when(us: int | None, now: int, stand_in: str = "") -> Markup:
     )
 
 
+def exactly(us: int) -> Markup:
+    """A ``<time>`` with the date and the minute; the script rewrites it in the reader's zone."""
+    return Markup('<time datetime="{}" data-us="{}" data-exact title="{}">{}</time>').format(
+        iso(us), us, exact(us), exact(us)[:16]
+    )
+
+
 _BIDI = {
     code: f"⟦U+{code:04X}⟧"
     for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -221,6 +228,11 @@ def one_line(text: str, limit: int = 160) -> str:
     """Hostile text as one line of at most ``limit`` characters."""
     line = " ".join(visible(text).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def summary(text: str, limit: int = 240) -> str:
+    """An alert's sentence on a page: the marks around names are for terminals and Markdown."""
+    return one_line(text.replace("`", ""), limit)
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:

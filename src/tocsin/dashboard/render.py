@@ -10,7 +10,16 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from tocsin.core.outcome import Outcome
-from tocsin.dashboard import budgets, charts, fmt, story, timing
+from tocsin.dashboard import (
+    budgets,
+    charts,
+    fmt,
+    measures,
+    places,
+    signal_texts,
+    story,
+    timing,
+)
 from tocsin.dashboard.filters import LABELS, PRESETS, segment
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ PAGE_HEADERS: Mapping[str, str] = {
 
 STATIC_TYPES: Mapping[str, str] = {
     "tocsin.css": "text/css; charset=utf-8",
+    "signals.css": "text/css; charset=utf-8",
     "tocsin.js": "text/javascript; charset=utf-8",
     "tocsin.svg": "image/svg+xml",
 }
@@ -67,6 +77,55 @@ def badge(outcome: str) -> Markup:
     return Markup('<span class="outcome {}">{}</span>').format(tone(outcome), outcome)
 
 
+_FILTERS: Mapping[str, Callable[..., Any]] = {
+    "money": fmt.money,
+    "exact_money": fmt.exact_money,
+    "tokens": fmt.tokens,
+    "count": fmt.count,
+    "duration": fmt.duration,
+    "took": fmt.took,
+    "size": fmt.size,
+    "exact": fmt.exact,
+    "iso": fmt.iso,
+    "visible": fmt.visible,
+    "line": fmt.one_line,
+    "summary": fmt.summary,
+    "segment": segment,
+    "badge": badge,
+}
+"""What a template writes behind a ``|``."""
+_GLOBALS: Mapping[str, Any] = {
+    "percent": fmt.percent,
+    "spent": fmt.spent,
+    "plural": fmt.plural,
+    "when": fmt.when,
+    "stand_in": timing.stand_in,
+    "tone": tone,
+    "span_bar": charts.span_bar,
+    "label_of": story.step_label,
+    "did": story.did,
+    "limit_window": budgets.window,
+    "limit_amounts": budgets.amounts,
+    "value": measures.value,
+    "interval": measures.interval,
+    "change": measures.change,
+    "change_interval": measures.change_interval,
+    "difference": measures.difference,
+    "verdict_words": measures.verdict,
+    "tones": measures.TONES,
+    "chance": measures.chance,
+    "part": measures.part,
+    "exactly": fmt.exactly,
+    "effect": signal_texts.effect,
+    "alert_href": places.alert,
+    "feature_href": places.feature,
+    "compare_href": places.compare,
+    "labels": LABELS,
+    "presets": PRESETS,
+}
+"""What every template may call or name."""
+
+
 @lru_cache(maxsize=1)
 def environment() -> "Environment":
     """The templates, compiled once per process."""
@@ -81,38 +140,8 @@ def environment() -> "Environment":
         lstrip_blocks=True,
         auto_reload=False,
     )
-    filters: dict[str, Callable[..., Any]] = {
-        "money": fmt.money,
-        "exact_money": fmt.exact_money,
-        "tokens": fmt.tokens,
-        "count": fmt.count,
-        "duration": fmt.duration,
-        "took": fmt.took,
-        "size": fmt.size,
-        "exact": fmt.exact,
-        "iso": fmt.iso,
-        "visible": fmt.visible,
-        "line": fmt.one_line,
-        "segment": segment,
-        "badge": badge,
-    }
-    made.filters.update(filters)
-    made.globals.update(
-        percent=fmt.percent,
-        spent=fmt.spent,
-        plural=fmt.plural,
-        when=fmt.when,
-        stand_in=timing.stand_in,
-        tone=tone,
-        static=static_url,
-        span_bar=charts.span_bar,
-        label_of=story.step_label,
-        did=story.did,
-        limit_window=budgets.window,
-        limit_amounts=budgets.amounts,
-        labels=LABELS,
-        presets=PRESETS,
-    )
+    made.filters.update(_FILTERS)
+    made.globals.update(_GLOBALS, static=static_url)
     return made
 
 

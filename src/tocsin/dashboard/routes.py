@@ -12,7 +12,19 @@ from starlette.routing import Route
 from tocsin.core.errors import Forbidden, InputError, NotFound, StoreError, TocsinError
 from tocsin.dashboard import fmt, render
 from tocsin.dashboard.deps import DashboardDeps
-from tocsin.dashboard.pages import call, overview, run, runs, settings, spend, supervisor
+from tocsin.dashboard.pages import (
+    alerts,
+    call,
+    compare,
+    feedback,
+    overview,
+    run,
+    runs,
+    settings,
+    signals,
+    spend,
+    supervisor,
+)
 from tocsin.dashboard.view import RANKS, PageRoute, View
 
 _log = logging.getLogger("tocsin.dashboard")
@@ -60,6 +72,61 @@ ROUTES: tuple[PageRoute, ...] = (
     ),
     PageRoute(
         path="/calls/{call_id}/curl", role="viewer", endpoint=call.call_curl, name="call-curl"
+    ),
+    PageRoute(
+        path="/calls/{call_id}/feedback",
+        methods=("POST",),
+        role="viewer",
+        endpoint=feedback.feedback,
+        name="feedback",
+    ),
+    PageRoute(path="/signals/{feature}", role="viewer", endpoint=signals.feature, name="signals"),
+    PageRoute(
+        path="/signals/{feature}/{signal}", role="viewer", endpoint=signals.signal, name="signal"
+    ),
+    PageRoute(
+        path="/signals/{feature}/{signal}/markdown",
+        role="viewer",
+        endpoint=signals.signal_markdown,
+        name="signal-markdown",
+    ),
+    PageRoute(
+        path="/signals/{feature}/{signal}/json",
+        role="viewer",
+        endpoint=signals.signal_json,
+        name="signal-json",
+    ),
+    PageRoute(
+        path="/signals/{feature}/{signal}/accept",
+        methods=("POST",),
+        role="operator",
+        endpoint=signals.accept,
+        name="accept",
+    ),
+    PageRoute(
+        path="/signals/{feature}/{signal}/forget",
+        methods=("POST",),
+        role="operator",
+        endpoint=signals.forget,
+        name="forget",
+    ),
+    PageRoute(path="/compare", role="viewer", endpoint=compare.compare, name="compare"),
+    PageRoute(
+        path="/compare/markdown",
+        role="viewer",
+        endpoint=compare.compare_markdown,
+        name="compare-markdown",
+    ),
+    PageRoute(
+        path="/compare/json", role="viewer", endpoint=compare.compare_json, name="compare-json"
+    ),
+    PageRoute(path="/alerts", role="viewer", endpoint=alerts.alerts, name="alerts"),
+    PageRoute(path="/alerts/{fingerprint}", role="viewer", endpoint=alerts.alert, name="alert"),
+    PageRoute(
+        path="/alerts/{fingerprint}/markdown",
+        role="viewer",
+        endpoint=alerts.alert_markdown,
+        name="alert-markdown",
     ),
     PageRoute(path="/supervisor", role="viewer", endpoint=supervisor.supervisor, name="supervisor"),
     PageRoute(

@@ -118,14 +118,16 @@ def nice_step(top: float, parts: int) -> float:
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
-    """The vertical axis, from zero to ``top``."""
+    """The vertical axis, from ``bottom`` to ``top``. Counts and money begin at zero."""
 
     top: float
     ticks: tuple[Tick, ...]
+    bottom: float = 0.0
 
     def height(self, value: float, pixels: float) -> float:
-        """How many pixels above zero ``value`` stands."""
-        return min(value, self.top) / self.top * pixels
+        """How many pixels above the bottom ``value`` stands."""
+        bounded = min(max(value, self.bottom), self.top)
+        return (bounded - self.bottom) / (self.top - self.bottom) * pixels
 
 
 def counts(top: float) -> Scale:
@@ -153,3 +155,25 @@ def _scale(top: float, step: float, label: Callable[[float], str]) -> Scale:
         Tick(i * step, i / parts, "0" if i == 0 else label(i * step)) for i in range(parts + 1)
     ]
     return Scale(top=parts * step, ticks=tuple(ticks))
+
+
+def between(
+    low: float, high: float, label: Callable[[float], str], *, least: float, most: float
+) -> Scale:
+    """A scale around values that need not begin at zero, such as shares near 99 %.
+
+    It never leaves ``least`` … ``most``, the values that are possible.
+    """
+    room = max((high - low) * 0.08, abs(high) * 0.005, 1e-9)
+    low, high = max(least, low - room), min(most, high + room)
+    step = nice_step(high - low, 3)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first, last = max(first, math.ceil(least / step - 1e-9)), max(last, first + 1)
+    if last * step > most + 1e-9:
+        last = math.floor(most / step + 1e-9)
+        first = min(first, last - 1)
+    ticks = tuple(
+        Tick(i * step, (i - first) / (last - first), label(i * step))
+        for i in range(first, last + 1)
+    )
+    return Scale(top=last * step, ticks=ticks, bottom=first * step)

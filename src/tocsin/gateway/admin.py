@@ -30,6 +30,7 @@ from tocsin.gateway import admin_models as m
 from tocsin.gateway.access import RouteRole, principal_in
 from tocsin.gateway.admin_base import AdminDeps, Reloaded, actor_of, offer
 from tocsin.gateway.admin_input import BadArguments, read_args
+from tocsin.gateway.admin_signals import SIGNALS
 from tocsin.gateway.admin_supervision import SUPERVISION
 from tocsin.gateway.openapi import Operation, document
 from tocsin.gateway.problems import problem, problem_of
@@ -371,7 +372,7 @@ _RECORDS: tuple[Operation, ...] = (
     ),
 )
 
-OPERATIONS: tuple[Operation, ...] = (*_RECORDS, *SUPERVISION)
+OPERATIONS: tuple[Operation, ...] = (*_RECORDS, *SUPERVISION, *SIGNALS)
 """Every operation of the API."""
 
 

@@ -9,6 +9,7 @@ import msgspec
 from tocsin.core.call import Principal
 from tocsin.core.clock import Clock
 from tocsin.core.ledger import Account, Amounts
+from tocsin.core.signals import Signal
 from tocsin.core.stops import Switchboard
 from tocsin.gateway import admin_models as m
 from tocsin.gateway.access import Level
@@ -69,6 +70,8 @@ class AdminDeps(msgspec.Struct, frozen=True, kw_only=True):
     """Reads the configuration again. Raises ``ConfigError``; then nothing has changed."""
     switch: WaitingSwitchboard
     ledger: Limits
+    catalogue: Callable[[], Mapping[str, Signal]]
+    """Every signal that there is, by name."""
 
 
 def actor_of(principal: Principal) -> str:

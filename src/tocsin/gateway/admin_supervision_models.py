@@ -219,6 +219,44 @@ class StopState(View):
     stop: StopView | None = Field(description="All of it; null for the role caller.")
 
 
+class EstimateView(View):
+    """A value with its 95 % interval and how many calls it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class SliceChangeView(View):
+    """How one slice moved while its feature did."""
+
+    dimension: str
+    value: str
+    before: EstimateView
+    after: EstimateView
+    share: float = Field(description="Share of the whole change that this slice carries.")
+
+
+class ChangeView(View):
+    """What changed in a signal."""
+
+    signal: str
+    since: int = Field(description="When it most likely began.")
+    before: EstimateView
+    after: EstimateView
+    difference: EstimateView = Field(description="After - before; on a log scale after / before.")
+    verdict: Literal["worse", "better", "different"]
+    slices: list[SliceChangeView]
+    examples_before: list[str]
+    examples_after: list[str]
+    false_alarm_every: float = Field(
+        description="Nothing changed: an alarm as strong comes once in so many calls."
+    )
+    delay: int = Field(description="Judged calls from the change to the alarm.")
+    method: str
+
+
 class AlertView(View):
     """An alert as it stands."""
 
@@ -232,6 +270,8 @@ class AlertView(View):
     evidence: list[str] = Field(description="Ids of the interactions that show it.")
     first_at: int = Field(description="When it began to fire (this time).")
     count: int = Field(description="How often it was raised since.")
+    signal: str = Field(description="The signal that it is about; empty for any other alert.")
+    change: ChangeView | None = Field(description="What changed, since when, and for whom.")
 
 
 class AlertList(View):

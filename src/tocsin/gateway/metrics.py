@@ -8,6 +8,7 @@ of a family, the rest is counted as ``other``. Nothing is lost from the sums.
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -32,6 +33,7 @@ _FREE = SPAN_OPERATIONS | {"models", "count_tokens", "other"}
 
 Labels = tuple[str, ...]
 Gauge = Callable[[], float]
+Gauges = Callable[[], Iterable[tuple[Labels, float]]]
 
 
 class _Names:
@@ -108,6 +110,7 @@ class Metrics:
         self._models = _Names()
         self._policies = _Names()
         self._gauges: list[tuple[str, str, Gauge]] = []
+        self._families: list[tuple[str, str, Labels, Gauges]] = []
         self._calls = _Counter(
             "tocsin_calls",
             "Calls that ended, by how they ended.",
@@ -137,6 +140,14 @@ class Metrics:
     def gauge(self, name: str, help_: str, read: Gauge) -> None:
         """Add a gauge that is read when scraped; one that raises is left out of that scrape."""
         self._gauges.append((name, help_, read))
+
+    def gauges(self, name: str, help_: str, labels: Labels, read: Gauges) -> None:
+        """Add a family of gauges that is read when scraped, in a thread: it may ask the store."""
+        self._families.append((name, help_, labels, read))
+
+    def bound_feature(self, feature: str) -> str:
+        """A feature's name as a label: ``other`` once there are too many."""
+        return self._features.bound(feature)
 
     def observe(self, interaction: Interaction) -> None:
         """Count one finished call."""
@@ -209,6 +220,7 @@ class Metrics:
             except Exception:  # noqa: S112 - one gauge that fails must not hide all the others
                 continue
             yield GaugeMetricFamily(name, help_, value=reading)
+        yield from self._labelled()
         build = GaugeMetricFamily(
             "tocsin_build_info", "Always 1.", labels=("version", "python_version")
         )
@@ -218,6 +230,19 @@ class Metrics:
     def describe(self) -> Iterable[Any]:
         """Nothing: names are known at scrape time, and registering must not collect."""
         return ()
+
+    def _labelled(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        for name, help_, labels, read in self._families:
+            try:
+                readings = list(islice(read(), MAX_SERIES))
+            except Exception:  # noqa: S112 - as for the gauges without labels
+                continue
+            family = GaugeMetricFamily(name, help_, labels=labels)
+            for values, reading in readings:
+                family.add_metric([value[:200] for value in values], reading)
+            yield family
 
     def _histograms(self) -> Iterator[Any]:
         from prometheus_client.core import HistogramMetricFamily

@@ -16,6 +16,7 @@ from tocsin.core.messages import Message, content_hash, link, parse_message
 from tocsin.core.outcome import Outcome, outcome_of
 from tocsin.core.policy import Reply
 from tocsin.core.wire import OutputReader, reader_for
+from tocsin.runtime.asking import fingerprint
 from tocsin.runtime.interrupt import Interruption
 from tocsin.runtime.policies import close_chunks
 
@@ -199,6 +200,8 @@ class Exchange:
         assert reader is not None
         call.draft.output_bytes = len(body)
         reader.feed_body(body)
+        if call.draft.facts is not None:
+            call.draft.facts |= fingerprint(body)
         if reply.status >= 400:
             # Providers repeat the credential that they refuse.
             self.finish(response=self._runtime.redactor.data(body))
@@ -297,7 +300,7 @@ class Exchange:
             tool_results=answered,
             response_body=content_hash(response) if response else None,
             output_bytes=draft.output_bytes,
-            attributes=_facts(identity),
+            attributes=_facts(identity, draft.facts),
         ), output
 
     def _clean(self, text: str | None) -> str | None:
@@ -431,10 +434,10 @@ def _asked(call: Call) -> dict[str, Any]:
     }
 
 
-def _facts(identity: Identity | None) -> dict[str, str]:
+def _facts(identity: Identity | None, said: dict[str, str] | None) -> dict[str, str]:
     if identity is None or identity.parent_run_id is None:
-        return {}
-    return {PARENT_RUN: identity.parent_run_id}
+        return said or {}
+    return {**(said or {}), PARENT_RUN: identity.parent_run_id}
 
 
 def _outcome_of_error(error: CallError) -> Outcome:

@@ -63,18 +63,22 @@ class _Index:
     """Histories by node, the most recently used ones."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[Hash | str, list[Seen]] = OrderedDict()
+        self._seen: OrderedDict[Hash | str, Seen | list[Seen]] = OrderedDict()
+        """A list where there are several: hardly ever."""
 
     def get(self, key: Hash | str) -> list[Seen] | None:
-        return self._seen.get(key)
+        rows = self._seen.get(key)
+        return rows if rows is None or type(rows) is list else [rows]  # type: ignore[list-item]
 
     def add(self, key: Hash | str, seen: Seen) -> None:
         rows = self._seen.get(key)
         if rows is None:
-            self._seen[key] = [seen]
+            self._seen[key] = seen
             if len(self._seen) > _KEPT:
                 self._seen.popitem(last=False)
             return
+        if not isinstance(rows, list):
+            rows = self._seen[key] = [rows]
         if len(rows) >= _SHARED:
             rows.pop(0)
         rows.append(seen)

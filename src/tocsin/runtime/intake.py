@@ -4,6 +4,8 @@ Every front door takes its calls in here, so that one app gets the same record a
 whichever door it came through.
 """
 
+from typing import NamedTuple
+
 from tocsin.core.call import Call, Draft, Headers, Principal
 from tocsin.core.credentials import PREFIX
 from tocsin.core.errors import BadRequest, CallError, Forbidden
@@ -57,8 +59,8 @@ def take_in(
     dialect, operation = ROUTES.get(path) or (dialect_of(path, headers), "other")
     if operation == "models":
         dialect = dialect_of(path, headers)
-    feature, user, agent = _said(headers)
-    name_of = _feature(feature, principal)
+    said = _said(headers)
+    name_of = _feature(said.feature, principal)
     refused: CallError | None = None
     parsed = _NOTHING
     try:
@@ -86,17 +88,23 @@ def take_in(
         started_at=now_us,
         feature=name_of or "default",
         principal=principal,
-        end_user=user or parsed.end_user,
-        agent=agent,
+        end_user=said.user or parsed.end_user,
+        release=said.release,
+        agent=said.agent,
         model=parsed.model,
         stream=parsed.stream,
         max_output_tokens=parsed.max_output_tokens,
         messages=parsed.messages,
         nodes=chain(parsed.messages),
         params=parsed.params,
-        draft=Draft(response_ref=parsed.response_ref, conversation_ref=parsed.conversation_ref),
+        draft=_draft(parsed, said),
     )
     return call, refused
+
+
+def _draft(parsed: ParsedRequest, said: "_Said") -> Draft:
+    refs = parsed.response_ref, parsed.conversation_ref
+    return Draft(response_ref=refs[0], conversation_ref=refs[1], facts=said.facts)
 
 
 def answer_headers(call: Call) -> list[tuple[bytes, bytes]]:
@@ -110,18 +118,44 @@ def answer_headers(call: Call) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _said(headers: Headers) -> tuple[bytes | None, str | None, str | None]:
-    """What the caller's ``tocsin-`` headers say: feature, end user, agent."""
-    feature = user = agent = None
+class _Said(NamedTuple):
+    """What the caller's ``tocsin-`` headers say."""
+
+    feature: bytes | None = None
+    user: str | None = None
+    agent: str | None = None
+    release: str | None = None
+    facts: dict[str, str] | None = None
+    """Attributes of the record by which its feature's signals are sliced."""
+
+
+_NOTHING_SAID = _Said()
+
+
+def _said(headers: Headers) -> _Said:
+    found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name[:7] == b"tocsin-":
-            if name == b"tocsin-feature":
-                feature = value
-            elif name == b"tocsin-user":
-                user = value.decode("latin-1")[:512]
-            elif name == b"tocsin-agent":
-                agent = value.decode("latin-1")[:200]
-    return feature, user, agent
+            found[name] = value
+    if not found:
+        return _NOTHING_SAID
+    facts = {
+        name: text
+        for name, header in (("cohort", b"tocsin-cohort"), ("prompt", b"tocsin-prompt"))
+        if (text := _text(found, header, 120))
+    }
+    return _Said(
+        feature=found.get(b"tocsin-feature"),
+        user=_text(found, b"tocsin-user", 512),
+        agent=_text(found, b"tocsin-agent", 200),
+        release=_text(found, b"tocsin-release", 120) or None,
+        facts=facts or None,
+    )
+
+
+def _text(found: dict[bytes, bytes], name: bytes, most: int) -> str | None:
+    value = found.get(name)
+    return None if value is None else value.decode("latin-1")[:most]
 
 
 def _check_feature(feature: str | None, principal: Principal) -> None:

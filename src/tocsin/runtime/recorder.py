@@ -41,8 +41,8 @@ _ENTRY_BYTES = 4000
 """What an entry takes in memory besides its bodies, about."""
 _NICENESS = 19
 """Of the writer thread: a batch must not hold up a call that could run."""
-_CROWDED = 1024
-_CROWDED_BYTES = 8 * 1024 * 1024
+_CROWDED = 512
+_CROWDED_BYTES = 4 * 1024 * 1024
 """Entries waiting, and bytes, from which on calls give way to the writer."""
 
 Enrich = Callable[[Entry], Entry]
@@ -218,12 +218,13 @@ class Recorder:
     async def durable(self) -> None:
         """Return when everything journaled so far is as durable as configured.
 
-        When the writer falls behind, this also gives way to it: the interpreter runs one thread at
-        a time, and a busy loop would starve the writer until memory is full.
+        When the writer falls behind, this also gives way to it, the longer the more is waiting: the
+        interpreter runs one thread at a time, and a busy loop would starve the writer until memory
+        and journals are full.
         """
         pressure = max(len(self._queue) / _CROWDED, self._queued_bytes / _CROWDED_BYTES)
         if pressure > 1:
-            await asyncio.sleep(min(0.05, pressure * 0.002))
+            await asyncio.sleep(min(0.1, pressure * pressure * 0.004))
         if not self._sync or self._journal is None:
             return
         # One fsync serves all who asked before it began; who asks while it runs shares the next.

@@ -16,7 +16,9 @@ from tocsin.config.model import Config
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import InputError
 from tocsin.core.ids import is_safe_id, new_id
+from tocsin.core.score import FeedbackKind
 from tocsin.core.stops import Ending, Stop
+from tocsin.sdk import feedback
 from tocsin.sdk.clients import wrap
 from tocsin.sdk.denials import Denial
 from tocsin.sdk.engine import Engine
@@ -191,6 +193,47 @@ class Tocsin:
         """``stop`` without blocking the loop."""
         return await self._await(lambda app: _stop(app, run_id, reason, feature))
 
+    def feedback(
+        self,
+        call: str | Run,
+        *,
+        right: bool | None = None,
+        rating: float | None = None,
+        edited: float | None = None,
+        escalated: bool | None = None,
+        comment: str = "",
+        by: str = "user",
+        id: str | None = None,  # noqa: A002 - what the API calls it
+    ) -> None:
+        """Say how a call turned out: one by its id, or the last one of a run.
+
+        ``rating`` and ``edited`` (the share of the answer that was changed) are from 0 to 1. What
+        comes again under the same ``id`` is kept once. Raises ``InputError`` when nothing is said,
+        ``NotFound`` without such a call.
+        """
+        said = feedback.facts(
+            right=right, rating=rating, edited=edited, escalated=escalated, comment=comment
+        )
+        self._wait(lambda app: _feedback(app, said, call, comment, by, id))
+
+    async def afeedback(
+        self,
+        call: str | Run,
+        *,
+        right: bool | None = None,
+        rating: float | None = None,
+        edited: float | None = None,
+        escalated: bool | None = None,
+        comment: str = "",
+        by: str = "user",
+        id: str | None = None,  # noqa: A002 - what the API calls it
+    ) -> None:
+        """``feedback`` without blocking the loop."""
+        said = feedback.facts(
+            right=right, rating=rating, edited=edited, escalated=escalated, comment=comment
+        )
+        await self._await(lambda app: _feedback(app, said, call, comment, by, id))
+
     def wait(self, denial: Denial, timeout: float | None = None) -> Ending:
         """Wait until somebody decides about a paused run: ``resumed``, ``redirected`` or ``ended``.
 
@@ -259,6 +302,18 @@ async def _spent(app: App, run_ids: tuple[str, ...]) -> Spent:
 
 async def _stop(app: App, run_id: str, reason: str, feature: str) -> Stop:
     return await app.switch.give("run", run_id, "kill", reason=reason, by="sdk", feature=feature)
+
+
+async def _feedback(
+    app: App,
+    said: list[tuple[FeedbackKind, float | None]],
+    call: str | Run,
+    comment: str,
+    by: str,
+    name: str | None,
+) -> None:
+    one = {"run_id": call.id} if isinstance(call, Run) else {"call_id": call}
+    await feedback.give(app, said, comment=comment, by=by, name=name, **one)
 
 
 def _named(what: str, text: str | None) -> str | None:

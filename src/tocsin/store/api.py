@@ -15,6 +15,8 @@ from tocsin.core.domain import Alert
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.messages import Hash, Message
 from tocsin.core.outcome import Outcome
+from tocsin.core.score import Feedback, Score
+from tocsin.core.signals import Scored, Signal, Sum
 from tocsin.core.stops import Ending, Stop, StopScope
 from tocsin.core.supervision import Finding, RunWatch
 from tocsin.store.ledger_api import LedgerBook
@@ -227,10 +229,38 @@ class AlertRow(msgspec.Struct, frozen=True, kw_only=True):
     """How often it was raised since."""
 
 
+Grain = Literal["minutes", "hour", "day"]
+"""Sizes of the steps in which signals are summed: five minutes (of whole features, for a few days),
+an hour, a day (UTC)."""
+
+
+class SignalPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One signal of one feature over one step of time, for one slice."""
+
+    feature: str
+    signal: str
+    value: str
+    """The slice's value; empty for the whole feature."""
+    at: int
+    """When the step begins, microseconds since the epoch."""
+    sum: Sum
+
+
+class BaselineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's word that a signal's level is normal since then."""
+
+    feature: str
+    signal: str
+    since: int
+    by: str
+    at: int
+    note: str = ""
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that ``verify`` found damaged."""
 
-    kind: Literal["record", "content", "node", "run", "segment", "database"]
+    kind: Literal["record", "content", "node", "run", "score", "segment", "database"]
     id: str
     message: str
 
@@ -387,6 +417,102 @@ class Store(Protocol):
 
     def watch(self, run_id: str) -> RunWatch | None: ...
 
+    # -- signals --
+    def recorded_after(self, seq: int, *, limit: int, last: int = 64) -> list[tuple[int, Entry]]:
+        """Appended model calls and steps with their content, for evaluators: of the history the
+        system messages and the ``last`` messages. Content that is gone is left out."""
+        ...
+
+    def add_scores(
+        self,
+        rows: Sequence[Scored],
+        catalogue: Mapping[str, Signal],
+        *,
+        consumer: str = "",
+        after: int = 0,
+        upto: int = 0,
+    ) -> bool:
+        """Keep scores, add them to the sums and, with ``consumer``, move its cursor: all at once.
+
+        ``False``, and nothing kept, when the cursor is no longer at ``after``: another process was
+        faster. A row whose interaction is gone is left out.
+        """
+        ...
+
+    def scored_after(self, number: int, *, limit: int) -> list[tuple[int, Scored]]:
+        """What ``add_scores`` kept after that number, in order, with its own numbers."""
+        ...
+
+    def scored_upto(self) -> int:
+        """The number of the newest row that ``add_scores`` kept."""
+        ...
+
+    def scored(
+        self,
+        feature: str,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        slice: tuple[str, str] | None = None,  # noqa: A002 - the word for it
+        limit: int = 1000,
+    ) -> list[Scored]:
+        """The newest interactions of a feature in that time with all their scores, newest first."""
+        ...
+
+    def scores(self, interaction_id: str) -> tuple[Score, ...]:
+        """All that is said of one interaction; of the same name and version the last word."""
+        ...
+
+    def signal_points(
+        self,
+        *,
+        grain: Grain,
+        since: int,
+        until: int,
+        feature: str | None = None,
+        signal: str | None = None,
+        dimension: str = "",
+        value: str | None = None,
+    ) -> list[SignalPoint]:
+        """Sums by step, in order of time; of whole features unless a dimension is given."""
+        ...
+
+    def signal_totals(
+        self,
+        *,
+        since: int,
+        until: int,
+        feature: str | None = None,
+        signal: str | None = None,
+        dimension: str = "",
+    ) -> list[SignalPoint]:
+        """The same summed over the time (whole hours that overlap it); ``at`` is the first."""
+        ...
+
+    def add_feedback(self, given: Feedback) -> bool:
+        """Keep it; ``False`` when this id is known. Raises ``NotFound`` without its interaction."""
+        ...
+
+    def feedback(self, interaction_id: str) -> list[Feedback]: ...
+    def feedback_after(self, number: int, *, limit: int) -> list[tuple[int, Feedback]]:
+        """In the order of arrival, with its own numbers."""
+        ...
+
+    def accept_baseline(self, row: BaselineRow) -> None:
+        """The last word on a feature's signal replaces the one before."""
+        ...
+
+    def forget_baseline(self, feature: str, signal: str) -> bool:
+        """Take that word back; ``False`` when there was none."""
+        ...
+
+    def baselines(self) -> list[BaselineRow]: ...
+    def save_state(self, name: str, version: str, number: int, data: bytes) -> None:
+        """What a detector remembers, as of the scored row ``number``."""
+        ...
+
+    def load_state(self, name: str, version: str) -> tuple[int, bytes] | None: ...
+
     @property
     def ledger(self) -> LedgerBook:
         """The accounts, for the ledger."""
@@ -401,7 +527,8 @@ class Store(Protocol):
         ...
 
     def rebuild(self, progress: Progress | None = None) -> int:
-        """Throw every segment and the search index away and make them again from the records."""
+        """Throw every segment and the search index away and make them again from the records, and
+        the sums of signals from the scores that are there."""
         ...
 
     def index(self, *, limit: int = 2000) -> int:

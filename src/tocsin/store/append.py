@@ -10,7 +10,7 @@ from tocsin.store import records
 from tocsin.store.database import Database, Session
 from tocsin.store.packs import CONTENT_BYTES, RECORD_BYTES, Packer
 
-_REMEMBERED = 8192
+_REMEMBERED = 4096
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -144,6 +144,8 @@ class Journal:
         The old ones go once their frames are in the store. Raises ``OSError``.
         """
         fresh = self._create(room)
+        # Its pages stay with the kernel; they are no memory of this process any more.
+        self._current.map.madvise(mmap.MADV_DONTNEED)
         with self._lock:
             self._old.append(self._current)
             self._current = fresh

@@ -20,6 +20,7 @@ _APART = re.compile(r"[\W_]+")
 _TABLES = (
     *("interactions", "packs", "contents", "nodes", "runs", "shared", "tool_calls", "search"),
     *("stops", "alerts", "findings", "run_watches"),
+    *("scores", "signal_sums", "feedback"),
 )
 
 

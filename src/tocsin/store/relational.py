@@ -1,7 +1,7 @@
 """The store on a relational database: one class, whichever engine is underneath."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,14 +11,27 @@ from tocsin.core.clock import Clock
 from tocsin.core.domain import Alert
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.messages import Hash, Message
+from tocsin.core.score import Feedback, Score
+from tocsin.core.signals import Scored, Signal
 from tocsin.core.stops import Ending, Stop, StopScope
 from tocsin.core.supervision import Finding, RunWatch
-from tocsin.store import admin, analytics, exporting, reading, search, supervision
+from tocsin.store import (
+    admin,
+    analytics,
+    exporting,
+    feedback,
+    reading,
+    search,
+    signal_care,
+    supervision,
+)
 from tocsin.store.analytics import Question
 from tocsin.store.api import (
     AlertRow,
     AuditRow,
+    BaselineRow,
     Filter,
+    Grain,
     KeyRow,
     Known,
     Overview,
@@ -27,6 +40,7 @@ from tocsin.store.api import (
     Progress,
     RunRow,
     RunSort,
+    SignalPoint,
     Spend,
     SpendBy,
     Stats,
@@ -38,10 +52,12 @@ from tocsin.store.database import Database
 from tocsin.store.duck import Duck, Scan
 from tocsin.store.ledger import RelationalBook
 from tocsin.store.ledger_api import LedgerBook
+from tocsin.store.recorded import Recorded
 from tocsin.store.repacking import repack
 from tocsin.store.retention import NOTHING, Sweeper, add
 from tocsin.store.schema import ensure
 from tocsin.store.segments import Segments
+from tocsin.store.signals import Signals
 from tocsin.store.text import words_of
 from tocsin.store.verifying import Verifier
 
@@ -68,6 +84,8 @@ class RelationalStore:
         self._duck = Duck(database, self._segments)
         self._sweeper = Sweeper(database, self._segments.bytes)
         self._appender = Appender(database, keep_content=keep_content)
+        self._recorded = Recorded(database)
+        self._signals = Signals(database, clock)
 
     def append(self, entries: Sequence[Entry]) -> int:
         return self._appender.append(entries)
@@ -292,6 +310,108 @@ class RelationalStore:
         with self._database.read() as session:
             return supervision.watch(session, run_id)
 
+    # -- signals --
+
+    def recorded_after(self, seq: int, *, limit: int, last: int = 64) -> list[tuple[int, Entry]]:
+        return self._recorded.after(seq, limit, last)
+
+    def add_scores(
+        self,
+        rows: Sequence[Scored],
+        catalogue: Mapping[str, Signal],
+        *,
+        consumer: str = "",
+        after: int = 0,
+        upto: int = 0,
+    ) -> bool:
+        return self._signals.add(rows, catalogue, consumer=consumer, after=after, upto=upto)
+
+    def scored_after(self, number: int, *, limit: int) -> list[tuple[int, Scored]]:
+        return self._signals.after(number, limit)
+
+    def scored_upto(self) -> int:
+        return self._signals.newest_number()
+
+    def scored(
+        self,
+        feature: str,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        slice: tuple[str, str] | None = None,  # noqa: A002 - the word for it
+        limit: int = 1000,
+    ) -> list[Scored]:
+        return self._signals.scored(feature, since=since, until=until, within=slice, limit=limit)
+
+    def scores(self, interaction_id: str) -> tuple[Score, ...]:
+        return self._signals.of(interaction_id)
+
+    def signal_points(
+        self,
+        *,
+        grain: Grain,
+        since: int,
+        until: int,
+        feature: str | None = None,
+        signal: str | None = None,
+        dimension: str = "",
+        value: str | None = None,
+    ) -> list[SignalPoint]:
+        return self._signals.points(
+            grain=grain,
+            since=since,
+            until=until,
+            feature=feature,
+            signal=signal,
+            dimension=dimension,
+            value=value,
+        )
+
+    def signal_totals(
+        self,
+        *,
+        since: int,
+        until: int,
+        feature: str | None = None,
+        signal: str | None = None,
+        dimension: str = "",
+    ) -> list[SignalPoint]:
+        return self._signals.totals(
+            since=since, until=until, feature=feature, signal=signal, dimension=dimension
+        )
+
+    def add_feedback(self, given: Feedback) -> bool:
+        with self._database.write() as session:
+            return feedback.add(session, given)
+
+    def feedback(self, interaction_id: str) -> list[Feedback]:
+        with self._database.read() as session:
+            return feedback.of(session, interaction_id)
+
+    def feedback_after(self, number: int, *, limit: int) -> list[tuple[int, Feedback]]:
+        with self._database.read() as session:
+            return feedback.after(session, number, limit)
+
+    def accept_baseline(self, row: BaselineRow) -> None:
+        with self._database.write() as session:
+            feedback.accept(session, row)
+
+    def forget_baseline(self, feature: str, signal: str) -> bool:
+        with self._database.write() as session:
+            return feedback.take_back(session, feature, signal)
+
+    def baselines(self) -> list[BaselineRow]:
+        with self._database.read() as session:
+            return feedback.baselines(session)
+
+    def save_state(self, name: str, version: str, number: int, data: bytes) -> None:
+        with self._database.write() as session:
+            feedback.save_state(session, name, version, number, data)
+
+    def load_state(self, name: str, version: str) -> tuple[int, bytes] | None:
+        with self._database.read() as session:
+            return feedback.load_state(session, name, version)
+
     @property
     def ledger(self) -> LedgerBook:
         return RelationalBook(self._database)
@@ -309,6 +429,7 @@ class RelationalStore:
         search.reset(self._database)
         while search.index(self._database, _INDEXED_AT_ONCE):
             pass
+        signal_care.rebuild(self._database, self._clock.now_us(), progress)
         return folded
 
     def export_parquet(self, path: str, where: Filter) -> int:
@@ -332,6 +453,7 @@ class RelationalStore:
 
     def verify(self, progress: Progress | None = None) -> Iterator[Problem]:
         yield from Verifier(self._database, progress).problems()
+        yield from signal_care.problems(self._database)
         yield from self._segments.problems()
 
     def sweep(

@@ -8,7 +8,7 @@ import msgspec
 
 from tocsin.core.interaction import Interaction
 from tocsin.core.messages import ROOT, Hash
-from tocsin.store import packs, search, supervision
+from tocsin.store import packs, search, signals, supervision
 from tocsin.store.api import Swept
 from tocsin.store.database import Database, Row, Session
 from tocsin.store.packs import Place
@@ -49,6 +49,7 @@ class Removal:
         there = {row[0] for row in gone}
         session.run_listed("delete_tool_calls", seqs)
         self._dead += [(r[4], r[5], r[6]) for r in gone]
+        self._dead += signals.forget(session, seqs)
         contents = self._drop_nodes(Counter(bytes(r[2]) for r in gone if r[2] is not None))
         contents.update(r[3] for r in gone if r[3] is not None)
         contents.update(self._bodies([v.record for v in victims if v.seq in there]))

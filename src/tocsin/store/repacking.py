@@ -19,7 +19,7 @@ _PAUSE_S = 0.002
 
 
 class _Kind(msgspec.Struct, frozen=True):
-    """Records or contents: their queries, and how large their packs should be."""
+    """Records, contents or scores: their queries, and how large their packs should be."""
 
     consumer: str
     after: str
@@ -30,6 +30,7 @@ class _Kind(msgspec.Struct, frozen=True):
 _KINDS = (
     _Kind("repack.records", "records_after", "move_records", RECORD_BYTES),
     _Kind("repack.contents", "contents_after", "move_contents", CONTENT_BYTES),
+    _Kind("repack.scores", "repack_scores_after", "move_scores", RECORD_BYTES),
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tocsin.core.interaction import Interaction
-from tocsin.store import ledger, reading, records, supervision
+from tocsin.store import ledger, reading, records, signal_care, supervision
 from tocsin.store.api import Swept
 from tocsin.store.database import Database, Row, Session
 from tocsin.store.packs import Place, read_items
@@ -58,6 +58,7 @@ class Sweeper:
         """Delete what started before ``older_than``."""
         total = self._oldest(older_than, batch, lambda: True)
         supervision.forget_old(self._database, older_than)
+        signal_care.forget_old(self._database, older_than)
         return total
 
     def by_size(self, max_bytes: int, batch: int) -> Swept:
@@ -67,7 +68,10 @@ class Sweeper:
             with self._database.read() as session:
                 return self._database.used_bytes(session) + self._segment_bytes() > max_bytes
 
-        return self._oldest(_FOREVER, batch, over)
+        total = self._oldest(_FOREVER, batch, over)
+        if total.interactions:
+            signal_care.forget_old_as_records(self._database)
+        return total
 
     def _oldest(self, before: int, batch: int, needed: Callable[[], bool]) -> Swept:
         total = NOTHING
@@ -122,6 +126,7 @@ class Sweeper:
         with self._database.write() as session:
             supervision.forget_name(session, end_user)
             ledger.forget_end_user(session, end_user)
+            signal_care.forget_name(session, end_user)
         return total
 
     def _delete_user_slice(self, session: Session, victims: list[Victim]) -> Swept:

@@ -35,7 +35,7 @@ class SqliteDatabase:
         self._closed = False
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = self._connect(cache_kib=8_192)
+            self._writer = self._connect(cache_kib=4_096)
             try:
                 self._prepare(self._writer)
             except BaseException:

@@ -25,6 +25,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[], Awaitable[bool]]
     trouble: Callable[[], Mapping[str, str]] | None = None
     """What fails inside a job that goes on all the same: error by name."""
+    stop: Callable[[], None] | None = None
+    """Called in a thread after the last turn."""
 
 
 class Worker:
@@ -69,6 +71,11 @@ class Worker:
                     await asyncio.wait_for(self._stop.wait(), job.every_s)
                 except TimeoutError:
                     continue
+        if job.stop is not None:
+            try:
+                await asyncio.to_thread(job.stop)
+            except Exception as error:
+                log.warning("%s did not end well: %s", job.name, error)
 
     def _went_through(self, job: Job) -> None:
         inside = job.trouble() if job.trouble is not None else {}

@@ -9,6 +9,7 @@ from tocsin.core.errors import NotFound
 from tocsin.core.interaction import Interaction
 from tocsin.core.messages import Message
 from tocsin.dashboard import conversation, exports, fmt, render, story
+from tocsin.dashboard.pages.feedback import said_of
 from tocsin.dashboard.view import View, key_names
 from tocsin.store.api import Store
 
@@ -59,6 +60,7 @@ def _context(view: View) -> dict[str, Any]:
         "params": _pretty(blobs.get(step.params or b"")),
         "request_body": _pretty(blobs.get(step.request_body or b"")),
         "response_body": _pretty(blobs.get(step.response_body or b"")),
+        **said_of(store, view.deps.catalogue(), step.id, step.feature),
         "lost": step.input_node is not None and step.input_messages > 0 and not request,
     }
 

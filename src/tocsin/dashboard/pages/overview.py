@@ -1,14 +1,30 @@
 """Overview: how are the features doing?"""
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import anyio
 import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 
 from tocsin.core.outcome import OUTCOMES
-from tocsin.dashboard import attention, charts, filters, fmt, render, scales, series
+from tocsin.core.signals import OWN_FEATURES, Signal
+from tocsin.dashboard import (
+    attention,
+    charts,
+    features,
+    filters,
+    fmt,
+    objectives,
+    render,
+    scales,
+    series,
+)
+from tocsin.dashboard.features import Behaviour
 from tocsin.dashboard.filters import Query
+from tocsin.dashboard.objectives import Budget
 from tocsin.dashboard.view import View
 from tocsin.store.api import FeatureSummary, Overview, SpendBy, SpendRow
 
@@ -30,18 +46,82 @@ class FeatureRow(msgspec.Struct, frozen=True, kw_only=True):
 async def overview(view: View) -> Response:
     """The features over a time range, or one of them with ``?feature=``."""
     query = filters.parse(view.request.query_params, view.now, default_range="24h")
-    data: Overview = await view.read(view.deps.store.overview, query.where)
+    found = await _found(view, query)
+    data: Overview = found["data"]
     if not data.total.calls:
         return await _empty(view, query)
     if "range" not in view.request.query_params and _all_new(data, query, view.now):
         query = filters.parse(view.request.query_params, view.now, default_range="1h")
-        data = await view.read(view.deps.store.overview, query.where)
+        found = await _found(view, query)
+        data = found["data"]
     everything = view.request.query_params.get("all") == "1"
     context = await view.read(_context, data, query, everything)
+    behaviour = _shown(found["behaviour"], data, everything)
     if query.get("feature"):
         context["slices"] = await view.read(_slices, view, query)
-    context["attention"] = await view.read(attention.attention, view.deps.store)
-    return await view.page("overview.html", section="overview", query=query, **context)
+    return await view.page(
+        "overview.html",
+        section="overview",
+        query=query,
+        **context,
+        attention=found["attention"],
+        behaviour=behaviour,
+        judged=any(line.judged for line in behaviour.lines),
+        budgets=_by_feature(found["budgets"]),
+        summaries={f.feature: f for f in data.features},
+    )
+
+
+async def _found(view: View, query: Query) -> dict[str, Any]:
+    """Everything that the page reads, at the same time: each part waits for a database."""
+    deps = view.deps
+    catalogue = deps.catalogue()
+    work: dict[str, Callable[[], Any]] = {
+        "data": partial(deps.store.overview, query.where),
+        "behaviour": partial(features.behaviour_of, deps.store, query, view.now, catalogue),
+        "attention": partial(attention.attention, deps.store),
+        "budgets": partial(_budgets, view, query, catalogue),
+    }
+    found: dict[str, Any] = {}
+
+    async def one(name: str, load: Callable[[], Any]) -> None:
+        try:
+            found[name] = await view.read(load)
+        except Exception as error:
+            found[name] = error
+
+    async with anyio.create_task_group() as group:
+        for name, load in work.items():
+            group.start_soon(one, name, load)
+    for value in found.values():
+        if isinstance(value, Exception):
+            raise value
+    return found
+
+
+def _budgets(view: View, query: Query, catalogue: Mapping[str, Signal]) -> list[Budget]:
+    chosen = query.get("feature")
+    wanted = [o for o in view.deps.objectives() if not chosen or o.feature == chosen]
+    return objectives.budgets(view.deps.store, wanted, catalogue, view.now)
+
+
+def _by_feature(budgets: Sequence[Budget]) -> dict[str, list[Budget]]:
+    found: dict[str, list[Budget]] = {}
+    for budget in budgets:
+        found.setdefault(budget.standing.feature, []).append(budget)
+    return found
+
+
+def _shown(found: Behaviour, data: Overview, everything: bool) -> Behaviour:
+    """A line for every feature with calls, the first dozen of them unless all are asked for."""
+    known = {line.feature for line in found.lines}
+    bare = [
+        features.bare_line(f.feature, found)
+        for f in sorted(data.features, key=lambda f: -f.calls)
+        if f.feature not in known and not f.feature.startswith(OWN_FEATURES)
+    ]
+    lines = (*found.lines, *bare) if not found.dropped else ()
+    return msgspec.structs.replace(found, lines=lines if everything else lines[:_ROWS])
 
 
 def _all_new(data: Overview, query: Query, now: int) -> bool:

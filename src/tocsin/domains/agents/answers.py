@@ -11,6 +11,8 @@ _SHORT = 600
 _GIVEN = 1_000
 """Characters of what a call was given that an answer may repeat."""
 _MARK = re.compile(r"\d ?(?:/|of\b|out of\b|von\b|de\b|sur\b|su\b|из\b) ?\d")
+_HINTS = ("/", "of ", "von ", "de ", "sur ", "su ", "из ")
+"""What a text that ``_MARK`` finds has in it: far quicker to look for."""
 _ENDS = 120
 """Characters at either end of a text that a counter stands in."""
 _LEARNT = 16
@@ -95,11 +97,18 @@ class Frames:
 def without_counters(text: str) -> str:
     """Text without what counts through it, so that a known text stays one on each page."""
     if len(text) <= 2 * _ENDS:
-        return text if _MARK.search(text) is None else _COUNTER.sub(" ", text)
+        return _COUNTER.sub(" ", text) if _is_marked(text) else text
     head, tail = text[:_ENDS], text[-_ENDS:]
-    if _MARK.search(head) is None and _MARK.search(tail) is None:
+    if not (_is_marked(head) or _is_marked(tail)):
         return text
     return _COUNTER.sub(" ", head) + text[_ENDS:-_ENDS] + _COUNTER.sub(" ", tail)
+
+
+def _is_marked(text: str) -> bool:
+    for hint in _HINTS:
+        if hint in text:
+            return _MARK.search(text) is not None
+    return False
 
 
 def _lines(text: str) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -46,6 +47,9 @@ class Record:
         self.first_inputs: list[int] = []
         self.costs: deque[int] = deque(maxlen=5)
         self.first_costs: list[int] = []
+        self._patient = _is_patient(thresholds)
+        self._fair = max(thresholds.trend_progress, 1.01 - thresholds.window_share)
+        """Share of steps with progress from which neither trends nor ``no_progress`` speak."""
 
     def took(self, step: Step) -> bool:
         """Count a tool's step in. Returns whether it ended the count of steps without progress."""
@@ -103,11 +107,38 @@ class Record:
             return 1.0
         return sum(self.progress) / len(self.progress)
 
+    def is_calm(self) -> bool:
+        """Whether no detector can speak after one more tool step, whatever comes of it, as long as
+        its call is a new one: nothing counts yet, and none speaks at the first."""
+        if self.idle or self.talk_count or self.resent or not self._patient:
+            return False
+        near = min(self.thresholds.of_last - 1, len(self.recent))
+        failed = sum([self.recent[-at].outcome.failed for at in range(1, near + 1)])
+        if failed + 1 >= self.thresholds.same_failure.nudge:
+            return False
+        size = len(self.progress)
+        if size + 1 < self.thresholds.window // 2:
+            return True
+        # No share that one more step can lead to is lower than this.
+        return sum(self.progress) - 1 >= self._fair * size
+
     def has_trend(self) -> bool:
         """Whether the run is long enough for ``TRENDS`` to have anything to say."""
         if self.calls >= self.thresholds.trend_calls:
             return True
         return bool(self.expected) and self.calls > (self.expected or 0)
+
+
+@lru_cache(maxsize=16)
+def _is_patient(thresholds: Thresholds) -> bool:
+    """Whether no stage of a repetition begins before the third step."""
+    rows = (
+        *(thresholds.identical, thresholds.come_back, thresholds.near_duplicate),
+        *(thresholds.same_failure, thresholds.nothing_new, thresholds.alternation),
+        *(thresholds.monologue, thresholds.no_progress),
+    )
+    counts = [count for row in rows for count in (row.nudge, row.pause, row.kill)]
+    return all(count == 0 or count > 2 for count in counts)
 
 
 Detector = Callable[[Record], Verdict | None]
@@ -355,12 +386,20 @@ def rising_cost(record: Record) -> Verdict | None:
     return _verdict("rising_cost", "nudge", summary)
 
 
+def end_stage(record: Record) -> Stage | None:
+    """What the mere number of calls comes to, against what runs of this feature need."""
+    expected = record.expected
+    if not expected or record.calls <= expected:
+        return None
+    return _stage(record.calls // expected, record.thresholds.no_end)
+
+
 def no_end(record: Record) -> Verdict | None:
     """Far more calls than runs of this feature need."""
     expected, settings = record.expected, record.thresholds
-    if not expected or record.calls <= expected:
+    stage = end_stage(record)
+    if not expected or stage is None:
         return None
-    stage = _stage(record.calls // expected, settings.no_end)
     if stage == "pause" and record.share() >= settings.trend_progress:
         stage = "nudge"
     summary = f"Call {record.calls:,} of a run that usually needs {expected:,}."

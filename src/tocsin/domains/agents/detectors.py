@@ -7,6 +7,7 @@ import msgspec
 
 from tocsin.core.domain import Alert, Services
 from tocsin.core.interaction import SPAN_OPERATIONS, Interaction
+from tocsin.core.signals import Scored
 from tocsin.domains.agents.burn import DAY_S, HOUR_S, BurnRules, Excess, Scope, Spend
 
 MOST_SUBJECTS = 3000
@@ -41,10 +42,13 @@ class BurnRate:
         self._now_s = 0
         self._ticked_s = 0
 
-    def observe(self, interaction: Interaction) -> Iterable[Alert]:
+    def observe(self, scored: Scored) -> Iterable[Alert]:
         """Alerts that fire or resolve with this call. Steps that are no model calls and calls whose
         time nobody knows do not count."""
-        if interaction.operation in SPAN_OPERATIONS or interaction.attributes.get("time"):
+        interaction = scored.interaction
+        if not scored.first or interaction.operation in SPAN_OPERATIONS:
+            return ()
+        if interaction.attributes.get("time"):
             return ()
         usage, cost = interaction.usage, interaction.cost_nano_usd
         tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)

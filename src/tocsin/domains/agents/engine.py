@@ -12,7 +12,15 @@ from operator import attrgetter
 
 from tocsin.core.messages import Hash, Message, ToolCall
 from tocsin.core.supervision import Finding, RunWatch, Stage
-from tocsin.domains.agents.detect import DETECTORS, RANK, REPETITION, TRENDS, Record, Verdict
+from tocsin.domains.agents.detect import (
+    DETECTORS,
+    RANK,
+    REPETITION,
+    TRENDS,
+    Record,
+    Verdict,
+    end_stage,
+)
 from tocsin.domains.agents.history import Histories, New
 from tocsin.domains.agents.judging import Judge
 from tocsin.domains.agents.novelty import Memory, overlap, stems
@@ -65,6 +73,8 @@ class Tracker:
         self._prompts: Memory[int] = Memory(512)
         """What users said, numbers aside: an app that says the same each time is no user."""
         self._changed = False
+        self._owed: New | None = None
+        """What the latest call added, while it is not looked at: see ``behind``."""
         self._asked_at = 0
         self._reached = 0
         self._trends: dict[str, int] = {}
@@ -90,6 +100,7 @@ class Tracker:
         Takes in what the run was not seen to have yet and judges. Returns what is found newly at
         this call, the strongest stage first; a stage is told once until progress is made.
         """
+        self.catch_up()
         self._calls += 1
         self._record.calls = self._calls
         self._agent, self._interaction = agent, interaction_id
@@ -97,6 +108,43 @@ class Tracker:
         self._clock(at_us)
         added = self._histories.new(messages)
         self._resent(added, at_us)
+        if self._is_plain(added):
+            self._owed = added
+            return ()
+        self._take_in(added)
+        return self._findings()
+
+    @property
+    def behind(self) -> bool:
+        """Whether ``catch_up`` has anything to do."""
+        return self._owed is not None
+
+    def catch_up(self) -> None:
+        """Look at what the latest call added, which was put off: nothing could be found in it. Any
+        other use of the tracker does so first; whoever has the time may do it earlier."""
+        added, self._owed = self._owed, None
+        if added is not None:
+            self._take_in(added)
+            self._changed = False
+
+    def _is_plain(self, added: New) -> bool:
+        """Whether no detector can speak at this call, whatever came back. Most calls of a run that
+        gets somewhere are so: what they bring can be judged while the model is at work."""
+        pending, told = self._pending, self._told
+        if len(pending) > 1 or not added.messages or not self._record.is_calm():
+            return False
+        # At most one step comes to its end: the pending one.
+        if any(self._judge.knows(step) for step in pending.values()):
+            return False
+        for message in added.messages:
+            if message.role == "assistant":
+                if message.hash not in told:
+                    return False
+            elif message.role == "user" and not message.answers:
+                return False
+        return self._trends.get("no_end", 0) >= RANK[end_stage(self._record)]
+
+    def _take_in(self, added: New) -> None:
         for index, message in enumerate(added.messages):
             if message.role == "assistant":
                 self._remembered(message, added)
@@ -107,7 +155,6 @@ class Tracker:
                 self._heard(plain_text(message), added)
         if added.messages:
             self._late()
-        return self._findings()
 
     def answered(
         self,
@@ -123,6 +170,7 @@ class Tracker:
         Judges what can be told before its tools have run: what it says, and that it asks for what
         has failed or brought nothing before.
         """
+        self.catch_up()
         self._clock(at_us)
         self._spent(input_tokens, output_tokens, nano_usd)
         if output is None:
@@ -139,6 +187,7 @@ class Tracker:
 
     def watch(self) -> RunWatch:
         """How the run stands now."""
+        self.catch_up()
         tools, texts = list(self._judge.steps), self._judge.texts
         steps = sorted([*tools[-20:], *texts], key=_BY_TIME) if texts else tools
         latest = tools[-5:]

@@ -73,9 +73,10 @@ class Histories:
         """A history that was compacted, cut or put together anew: look for what is unknown."""
         found: list[Message] = []
         known, any_known, behind = 0, False, 0
+        recent, older = self._seen.sets
         for index in range(len(messages) - 1, -1, -1):
             message = messages[index]
-            if message.hash in self._seen:
+            if message.hash in recent or message.hash in older:
                 known += 1
                 if message.role not in ("system", "developer"):
                     any_known = True

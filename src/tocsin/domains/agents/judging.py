@@ -45,6 +45,10 @@ class Judge:
 
     # -- tools --
 
+    def knows(self, step: Step) -> bool:
+        """Whether the same call, volatile arguments aside, is among the latest ones."""
+        return _key(step) in self._latest
+
     def executed(self, step: Step, result: Result | None) -> None:
         """Judge a tool's step by what came back; ``None`` when nobody will know."""
         if result is not None:

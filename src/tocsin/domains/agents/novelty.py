@@ -63,6 +63,11 @@ class Memory(Generic[_T]):
         """Those of the items that are not remembered."""
         return items.difference(self._new, self._old)
 
+    @property
+    def sets(self) -> tuple[set[_T], set[_T]]:
+        """The items, newer and older, until the next are added."""
+        return self._new, self._old
+
     def __contains__(self, item: _T) -> bool:
         return item in self._new or item in self._old
 
@@ -131,7 +136,7 @@ class News:
         are new that are none, or so few are new at all, that it does not matter."""
         found = words(text)
         fresh = self._seen.fresh(set(map(hash, found)))
-        if not fresh.isdisjoint(_CLOCK) and _TIME.search(text) is not None:
+        if _TIME.search(text) is not None and not fresh.isdisjoint(_CLOCK):
             # What is left of a clock time would hide a number that is news later.
             fresh -= _CLOCK.difference(map(hash, _BARE.findall(text)))
         size = len(found)
@@ -145,8 +150,11 @@ class News:
     def _has_news(
         self, text: str, found: set[str], fresh: set[int], need: int, given: Collection[str]
     ) -> bool:
-        if len(fresh) < need or any(name in text for name in _NAMED):
+        if len(fresh) < need:
             return False
+        for name in _NAMED:
+            if name in text:
+                return False
         asked = " ".join(given).lower()
         for word in found:
             # Noise begins with a digit or is long; a unit of time may stand apart.

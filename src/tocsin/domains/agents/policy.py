@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from time import monotonic
 
 import msgspec
 
@@ -20,7 +21,7 @@ from tocsin.domains.agents.engine import StreamWatch
 from tocsin.domains.agents.lengths import Lengths
 from tocsin.domains.agents.nudge import nudge
 from tocsin.domains.agents.stream import WatchedChunks
-from tocsin.domains.agents.supervised import First, Supervised
+from tocsin.domains.agents.supervised import Answer, First, Supervised
 
 log = logging.getLogger("tocsin.agents")
 
@@ -31,12 +32,14 @@ MAX_RUNS = 2000
 MAX_STEPS = 20_000
 """... and the calls of them together: a tracker takes some 6 KB for each of its first 300 calls."""
 MAX_FIRSTS = 4000
-"""First calls that are remembered until their run goes on, the latest: about 1 KB each."""
+"""First calls that are remembered until their run goes on, the latest: about 0.5 KB each."""
 _RUN_STEPS = 300
 _READ = frozenset({"chat", "generate_content", "text_completion"})
 TELL_S = 0.5
 """How long what is known of a run may wait until it is passed on: a run of quick calls costs one
 summary in that time, not one for each call."""
+CATCH_UP_S = 0.001
+"""How long, at most, calls wait in one turn of the loop for what was put off."""
 _SHOWN = 3
 """Steps of the evidence that a refused caller gets."""
 
@@ -58,6 +61,9 @@ class AgentsPolicy:
         self._lengths = Lengths()
         self._untold: dict[int, Supervised] = {}
         self._telling: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+        self._behind: dict[int, Supervised] = {}
+        """Runs with calls or answers that are not taken in yet, as nobody waits for that."""
+        self._catching: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, call: Call, next: Next) -> Reply:
         identity = call.draft.identity
@@ -69,6 +75,8 @@ class AgentsPolicy:
         run = self._run(call, identity, settings)
         if run is not None and (findings := run.ask(call)):
             call = await self._act(call, run, settings, findings)
+        if run is not None and run.behind:
+            self._catch_up_soon(run)
         reply = await next(call)
         if reply.chunks is not None and settings.stream != "off" and _is_readable(reply):
             self._watch_stream(call, identity, run, settings, reply)
@@ -87,7 +95,8 @@ class AgentsPolicy:
             if _is_first(call, identity):
                 self._once(key, call, interaction, output)
             return
-        run.answered(interaction, output, self._services.price(interaction))
+        run.answered_later(Answer.of(interaction, self._services.price(interaction)), output)
+        self._catch_up_soon(run)
         if run.room < _RUN_STEPS:
             run.room += 1
             self._steps += 1
@@ -105,13 +114,48 @@ class AgentsPolicy:
         """The end of a run's first call. Most are the only one, so that little is done."""
         messages = call.messages
         plain = output is not None and not output.calls
+        answer = Answer.of(interaction, self._services.price(interaction))
         self._firsts[key] = First(
-            interaction, len(messages), messages[-1].hash if messages else b"", plain
+            id=interaction.id,
+            agent=interaction.agent or "",
+            started_at=interaction.started_at,
+            answer=answer,
+            unpriced=interaction if answer.nano_usd is None else None,
+            size=len(messages),
+            last=messages[-1].hash if messages else b"",
+            plain=plain,
         )
         if len(self._firsts) > MAX_FIRSTS:
             self._firsts.popitem(last=False)
         if plain:
             self._lengths.single(call.feature, interaction.started_at + interaction.duration_us)
+
+    def _catch_up_soon(self, run: Supervised) -> None:
+        """Take in what was put off when the loop has its next turn: while the model is at work, or
+        after the last byte was sent. The run's next call does so if it comes before."""
+        self._behind[id(run)] = run
+        if self._catching is not None and not self._catching.is_closed():
+            return
+        try:
+            self._catching = asyncio.get_running_loop()
+        except RuntimeError:
+            self._catch_up()  # nobody would call us later
+            return
+        self._catching.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Some of the runs, so that calls do not wait long; the others at the next turn."""
+        loop, self._catching = self._catching, None
+        until = monotonic() + CATCH_UP_S
+        while self._behind and (loop is None or monotonic() < until):
+            _, run = self._behind.popitem()
+            try:
+                run.catch_up()
+            except Exception:
+                log.exception("what run %s did could not be looked at", run.run_id)
+        if self._behind and loop is not None:
+            self._catching = loop
+            loop.call_soon(self._catch_up)
 
     def tell(self) -> None:
         """Pass on how the runs stand that have had calls since the last time."""
@@ -158,7 +202,10 @@ class AgentsPolicy:
         self._make_room()
         first = self._firsts.pop(key, None)
         if first is not None:
-            run.recall(first, call.messages, self._services.price(first.interaction))
+            if (unpriced := first.unpriced) is not None:
+                price = self._services.price(unpriced)
+                first = first._replace(answer=first.answer._replace(nano_usd=price))
+            run.recall(first, call.messages)
             if first.plain:
                 self._lengths.went_on(call.feature)
         elif self._services.stops.lifted(identity.run_id):

@@ -14,15 +14,37 @@ from tocsin.domains.agents.lengths import Length
 
 NUDGE_AGAIN = 3
 """Calls for which the same finding does not nudge again."""
+_MOST_ANSWERS = 16
+"""Answers of a run that wait to be taken in: more calls than that are under way at once."""
 _STALE = 0.1
 """Share of what came back that was new, below which a run whose tokens nobody counts goes on as
 before."""
 
 
+class Answer(NamedTuple):
+    """What is known of an answer besides its text; little, for thousands are kept."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+    nano_usd: int | None
+    at_us: int
+
+    @classmethod
+    def of(cls, interaction: Interaction, nano_usd: int | None) -> "Answer":
+        """How a call ended, and what it cost."""
+        usage, ended = interaction.usage, interaction.started_at + interaction.duration_us
+        return cls(usage.input_tokens, usage.output_tokens, nano_usd, ended)
+
+
 class First(NamedTuple):
     """The first call of a run, of which there may never be another."""
 
-    interaction: Interaction
+    id: str
+    agent: str
+    started_at: int
+    answer: Answer
+    unpriced: Interaction | None
+    """The call itself while its price is not known: the price list may not be loaded yet."""
     size: int
     """Of its messages ..."""
     last: Hash
@@ -35,6 +57,7 @@ class Supervised:
     """Bounded as its tracker is."""
 
     __slots__ = (
+        "_answers",
         "_base",
         "_expected",
         "_last_nudge",
@@ -68,6 +91,8 @@ class Supervised:
         self._base: RunWatch | None = None
         """How the run stood when evidence began to count anew."""
         self._skip: tuple[int, Hash] | None = None
+        self._answers: list[tuple[Answer, Message | None]] = []
+        """Answers that are not taken in yet."""
         self._nudged: dict[tuple[str, str], int] = {}
         self._last_nudge: tuple[Finding, int] | None = None
         """What was nudged last, and the tokens since anything new at that time."""
@@ -75,24 +100,26 @@ class Supervised:
     def _new(self) -> Tracker:
         return Tracker(self.run_id, self.feature, expected_calls=self._expected)
 
-    def recall(self, first: First, messages: Sequence[Message], nano_usd: int | None) -> None:
+    def recall(self, first: First, messages: Sequence[Message]) -> None:
         """Take in the first call of the run, as far as the second one's messages show it."""
-        then, size = first.interaction, first.size
+        size = first.size
         kept = len(messages) >= size and (not size or messages[size - 1].hash == first.last)
         found = self._tracker.ask(
             messages[:size] if kept else (),
-            at_us=then.started_at,
-            agent=then.agent or "",
-            interaction_id=then.id,
+            at_us=first.started_at,
+            agent=first.agent,
+            interaction_id=first.id,
         )
         answer = messages[size] if kept and len(messages) > size else None
         if answer is not None and answer.role != "assistant":
             answer = None
         self.pending = list(found)
-        self.answered(then, answer, nano_usd)
+        self.answered(first.answer, answer)
 
     def ask(self, call: Call) -> tuple[Finding, ...]:
         """What is found at a new call, strongest stage first; with what was pending."""
+        if self._answers:
+            self.catch_up()
         found = self._tracker.ask(
             self._since(call.messages),
             at_us=call.started_at,
@@ -107,24 +134,41 @@ class Supervised:
             self.pending = []
         return findings
 
-    def answered(
-        self, interaction: Interaction, output: Message | None, nano_usd: int | None
-    ) -> None:
+    def answered(self, answer: Answer, output: Message | None) -> None:
         """Take in the answer to the last call."""
         self.length.calls += 1
-        usage = interaction.usage
         found = self._tracker.answered(
             output,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            nano_usd=nano_usd,
-            at_us=interaction.started_at + interaction.duration_us,
+            input_tokens=answer.input_tokens,
+            output_tokens=answer.output_tokens,
+            nano_usd=answer.nano_usd,
+            at_us=answer.at_us,
         )
         if found:
             self.pending = [*self.pending, *map(self._shifted, found)][-8:]
 
+    def answered_later(self, answer: Answer, output: Message | None) -> None:
+        """Take in an answer when there is time, at the latest at the run's next call: what is
+        found in it is for that."""
+        self._answers.append((answer, output))
+        if len(self._answers) > _MOST_ANSWERS:
+            self.catch_up()
+
+    @property
+    def behind(self) -> bool:
+        """Whether ``catch_up`` has anything to do."""
+        return bool(self._answers) or self._tracker.behind
+
+    def catch_up(self) -> None:
+        """Do what was put off."""
+        answers, self._answers = self._answers, []
+        for answer, output in answers:
+            self.answered(answer, output)
+        self._tracker.catch_up()
+
     def watch(self) -> RunWatch:
         """How the run stands, all of it."""
+        self.catch_up()
         now, base = self._tracker.watch(), self._base
         if base is None:
             if now.parent_run_id == self.parent_run_id:
@@ -144,6 +188,7 @@ class Supervised:
 
     def anew(self, messages: Sequence[Message]) -> None:
         """Somebody let the run go on, knowing all this: only what comes now is evidence."""
+        self.catch_up()
         self.held = False
         self.pending = []
         self._nudged = {}

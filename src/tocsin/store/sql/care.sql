@@ -173,6 +173,8 @@ FROM packs LEFT JOIN (
         SELECT pack, count(*) AS n FROM interactions GROUP BY pack
         UNION ALL
         SELECT pack, count(*) AS n FROM contents WHERE pack IS NOT NULL GROUP BY pack
+        UNION ALL
+        SELECT pack, count(*) AS n FROM scores GROUP BY pack
     ) AS items GROUP BY pack
 ) AS used ON used.pack = packs.id
 WHERE packs.live <> coalesce(used.n, 0);

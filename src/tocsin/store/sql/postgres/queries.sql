@@ -24,7 +24,8 @@ ORDER BY content DESC LIMIT 5000;
 -- name: used_bytes
 SELECT
     (SELECT coalesce(sum(octet_length(data)), 0) FROM packs)
-    + 600 * (SELECT count(*) FROM interactions) + 200 * (SELECT count(*) FROM contents);
+    + 600 * (SELECT count(*) FROM interactions) + 200 * (SELECT count(*) FROM contents)
+    + 150 * (SELECT count(*) FROM scores) + 400 * (SELECT count(*) FROM signal_sums);
 
 -- name: disk_bytes
 SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)

@@ -1,0 +1,333 @@
+"""Evaluators off the path: recorded calls become scores, scores become sums."""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from tocsin.core.clock import Clock
+from tocsin.core.domain import Evaluator, Score, Slicer
+from tocsin.core.interaction import Entry, Operation
+from tocsin.core.signals import (
+    AXIS_SIGNALS,
+    FEEDBACK_SIGNALS,
+    Objective,
+    Scored,
+    Signal,
+    axis_scores,
+    feedback_score,
+    objective_scores,
+    slices_of,
+    unscored,
+)
+from tocsin.store.api import Progress, Store
+from tocsin.worker.jobs import Job
+
+log = logging.getLogger("tocsin.evaluating")
+
+CONSUMER = "evaluators"
+FEEDBACK = "evaluators.feedback"
+BEGUN = "evaluators.begun"
+"""1 once anybody has evaluated: from then on nothing is passed over."""
+HISTORY = 64
+"""Messages of a history that evaluators see."""
+_BATCH = 500
+LIVE_BATCH = 64
+"""Small beside calls: writing it must not hold up the recorder for long."""
+REST_S = 5.0
+"""How long one of two processes that evaluate the same store leaves it to the other."""
+_EVERY_S = 1.0
+_PAUSE_S = 0.001
+_NICENESS = 19
+_NO_ANSWERS: frozenset[Operation] = frozenset({"models", "count_tokens"})
+"""Routes that no model answers: kept for detectors, judged by nobody."""
+_FRESH_US = 5_000_000
+
+
+def catalogue_of(
+    evaluators: Sequence[Evaluator], others: Sequence[Signal] = ()
+) -> dict[str, Signal]:
+    """Every signal by name: the axes, those of evaluators, of feedback, and ``others``."""
+    every = (*AXIS_SIGNALS, *(s for e in evaluators for s in e.signals), *FEEDBACK_SIGNALS, *others)
+    return {signal.name: signal for signal in every}
+
+
+def no_objectives() -> tuple[Objective, ...]:
+    """None."""
+    return ()
+
+
+def meaning(
+    store: Store, catalogue: Mapping[str, Signal], objectives: Callable[[], Sequence[Objective]]
+) -> Callable[[Scored], Scored]:
+    """What adds to later scores what they mean for objectives, given what was said before.
+
+    It reads the store: blocks, and raises ``StoreError``.
+    """
+
+    def meant(scored: Scored) -> Scored:
+        own = [o for o in objectives() if o.feature == scored.interaction.feature]
+        if not own:
+            return scored
+        known = store.scores(scored.interaction.id)
+        found = objective_scores(scored.interaction, scored.scores, own, catalogue, known=known)
+        return msgspec.structs.replace(scored, scores=(*scored.scores, *found))
+
+    return meant
+
+
+class Scoring:
+    """Entries to scored interactions: all evaluators, their slices, the axes and objectives."""
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator],
+        catalogue: Mapping[str, Signal],
+        objectives: Callable[[], Sequence[Objective]] = no_objectives,
+    ) -> None:
+        self._evaluators = tuple(evaluators)
+        self._slicers = tuple(e for e in evaluators if isinstance(e, Slicer))
+        self._catalogue = catalogue
+        self._objectives = objectives
+        self.trouble: dict[str, str] = {}
+        """Last error by evaluator, until it judges again."""
+
+    def score(self, entry: Entry) -> Scored:
+        """Never fails: an evaluator that does gives ``None`` for each of its signals."""
+        if entry.interaction.operation in _NO_ANSWERS:
+            return unscored(entry.interaction)
+        scores: list[Score] = []
+        slices = slices_of(entry.interaction)
+        for evaluator in self._evaluators:
+            scores += self._of(evaluator, entry)
+        for slicer in self._slicers:
+            try:
+                slices.update(slicer.slices(entry))
+            except Exception as error:
+                self._failed(type(slicer).__name__, entry, error)
+        scores += axis_scores(entry.interaction.id, scores, self._catalogue)
+        scores += objective_scores(entry.interaction, scores, self._objectives(), self._catalogue)
+        return Scored(interaction=entry.interaction, scores=tuple(scores), slices=slices)
+
+    def _of(self, evaluator: Evaluator, entry: Entry) -> Sequence[Score]:
+        try:
+            found = evaluator.evaluate(entry)
+            self.trouble.pop(evaluator.name, None)
+            return found
+        except Exception as error:
+            self._failed(evaluator.name, entry, error)
+            return [
+                Score(
+                    interaction_id=entry.interaction.id,
+                    name=signal.name,
+                    version=evaluator.version,
+                    value=None,
+                    explanation=type(error).__name__,
+                )
+                for signal in evaluator.signals
+            ]
+
+    def _failed(self, name: str, entry: Entry, error: Exception) -> None:
+        if name not in self.trouble:
+            log.exception("evaluator %s failed on %s", name, entry.interaction.id)
+        self.trouble[name] = f"{type(error).__name__}: {error}"
+
+
+class Baselines:
+    """What people have called normal, from memory."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read_at: int | None = None
+        self._since: dict[tuple[str, str], int] = {}
+
+    def accepted(self, feature: str, signal: str) -> int:
+        """Since when; 0: nobody has. Reads the store every few seconds: blocks."""
+        now = self._clock.monotonic_us()
+        with self._lock:
+            if self._read_at is None or now - self._read_at > _FRESH_US:
+                self._since = {
+                    (row.feature, row.signal): row.since for row in self._store.baselines()
+                }
+                self._read_at = now
+            return self._since.get((feature, signal), 0)
+
+
+class Evaluating:
+    """Scores what is appended, and what people say of it, in order and exactly once.
+
+    The cursors move in the transaction that keeps the scores: a process that dies between reading
+    and keeping does it again, one that was slower than another keeps nothing. A store that was
+    never evaluated is not gone through from its beginning, unless with ``catch_up``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        evaluators: Sequence[Evaluator],
+        catalogue: Mapping[str, Signal],
+        *,
+        catch_up: bool = False,
+        batch: int = _BATCH,
+        pause_s: float = 0.0,
+        objectives: Callable[[], Sequence[Objective]] = no_objectives,
+    ) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._scoring = Scoring(evaluators, catalogue, objectives)
+        self._meant = meaning(store, catalogue, objectives)
+        self._catch_up = catch_up
+        self._batch = batch
+        self._pause_s = pause_s
+        self._begun = False
+        self._rest_until = 0.0
+
+    @property
+    def trouble(self) -> dict[str, str]:
+        """Last error by evaluator, until it judges again."""
+        return self._scoring.trouble
+
+    def step(self) -> int:
+        """Score one batch; returns how many calls and words of people it took. Blocks.
+
+        Raises ``StoreError``.
+        """
+        if time.monotonic() < self._rest_until:
+            return 0
+        done = self._recorded(self._cursor())
+        return done if done >= self._batch else done + self._said()
+
+    def _cursor(self) -> int:
+        if not self._begun and not self._store.cursor(BEGUN):
+            newest = 0 if self._catch_up else self._store.stats().last_seq
+            if newest:
+                self._store.add_scores((), self._catalogue, consumer=CONSUMER, upto=newest)
+            self._store.set_cursor(BEGUN, 1)
+        self._begun = True
+        return self._store.cursor(CONSUMER)
+
+    def _recorded(self, seq: int) -> int:
+        rows = self._store.recorded_after(seq, limit=self._batch, last=HISTORY)
+        if not rows:
+            return 0
+        scored = [self._scored(entry) for _, entry in rows]
+        kept = self._store.add_scores(
+            scored, self._catalogue, consumer=CONSUMER, after=seq, upto=rows[-1][0]
+        )
+        if not kept and not self._catch_up:
+            # Another process does the same work: one of them is enough, until it falls behind.
+            self._rest_until = time.monotonic() + REST_S
+            return 0
+        return len(rows)
+
+    def _scored(self, entry: Entry) -> Scored:
+        if self._pause_s:
+            # The interpreter runs one thread at a time; calls get their turn between two entries.
+            time.sleep(self._pause_s)
+        return self._scoring.score(entry)
+
+    def _said(self) -> int:
+        """Feedback becomes scores, once the call itself has been looked at."""
+        number = self._store.cursor(FEEDBACK)
+        rows = self._store.feedback_after(number, limit=self._batch)
+        scored: list[Scored] = []
+        for _, feedback in rows:
+            score = feedback_score(feedback)
+            one = None if score is None else self._store.interaction(feedback.interaction_id)
+            if score is not None and one is not None:
+                row = Scored(interaction=one, scores=(score,), slices=slices_of(one), first=False)
+                scored.append(self._meant(row))
+        if rows:
+            self._store.add_scores(
+                scored, self._catalogue, consumer=FEEDBACK, after=number, upto=rows[-1][0]
+            )
+        return len(rows)
+
+
+def evaluating_job(
+    store: Store,
+    evaluators: Sequence[Evaluator],
+    catalogue: Mapping[str, Signal],
+    *,
+    catch_up: bool = False,
+    objectives: Callable[[], Sequence[Objective]] = no_objectives,
+) -> Job:
+    """A job that scores what is appended, and feedback, in a thread of its own."""
+    evaluating = Evaluating(
+        store,
+        evaluators,
+        catalogue,
+        catch_up=catch_up,
+        batch=LIVE_BATCH,
+        pause_s=_PAUSE_S,
+        objectives=objectives,
+    )
+    pool = ThreadPoolExecutor(1, thread_name_prefix="tocsin-evaluate", initializer=yield_to_calls)
+
+    async def run() -> bool:
+        done = await asyncio.get_running_loop().run_in_executor(pool, evaluating.step)
+        return done > 0
+
+    return Job(
+        name=CONSUMER,
+        every_s=_EVERY_S,
+        run=run,
+        trouble=lambda: dict(evaluating.trouble),
+        stop=lambda: pool.shutdown(wait=False),
+    )
+
+
+def evaluate_all(
+    store: Store,
+    evaluators: Sequence[Evaluator],
+    catalogue: Mapping[str, Signal],
+    progress: Progress | None = None,
+    *,
+    objectives: Callable[[], Sequence[Objective]] = no_objectives,
+) -> int:
+    """Score everything that is recorded and not scored yet; returns how many calls.
+
+    Safe beside a process that evaluates: each call is scored once. Raises ``StoreError``.
+    """
+    evaluating = Evaluating(store, evaluators, catalogue, catch_up=True, objectives=objectives)
+    first, newest = store.cursor(CONSUMER), store.stats().last_seq
+    done = 0
+    while True:
+        took = evaluating.step()
+        if not took:
+            return done
+        done += took
+        if progress is not None:
+            at = store.cursor(CONSUMER)
+            newest = newest if at <= newest else store.stats().last_seq
+            progress(at - first, newest - first)
+
+
+def yield_to_calls() -> None:
+    """Let the serving thread run first wherever both could: a thread has its own niceness."""
+    if sys.platform != "linux":  # elsewhere niceness belongs to the process
+        return
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    except OSError:
+        log.debug("evaluating keeps the priority of the process", exc_info=True)
+
+
+__all__ = [
+    "CONSUMER",
+    "Baselines",
+    "Evaluating",
+    "Scoring",
+    "catalogue_of",
+    "evaluate_all",
+    "evaluating_job",
+    "meaning",
+]
