@@ -9,8 +9,10 @@ Delay: prompts from the change to the alarm. False alarms: one snapshot alone, s
 half of it the baseline. Peers: river's ADWIN and Page-Hinkley with their defaults, one for each
 signal, where river can be imported.
 
-Limits and weights were chosen from theory and simulated streams; where choices were compared on
-this data, on GPT-3.5 alone.
+What is held out: limits of the charts come from theory and simulated streams. How signals are
+named together with one that has rung (domains/signals/joint.py) was chosen among some five variants
+while looking at GPT-4 on `prime`, so its rows for choice_followed, correct and has_list are no
+held-out result; and all sets here were looked at throughout.
 """
 
 import argparse
@@ -47,6 +49,7 @@ SOON = 100
 SURE = 1e-6
 """A signal counts as changed where the two whole snapshots differ with so small a chance."""
 NAMED = ("labelled_right", "choice_followed", "refused", "answer_words", "verbosity")
+"""Signals of which a change must ring within ``SOON`` prompts."""
 
 
 class Row(NamedTuple):
@@ -402,8 +405,25 @@ def show_false(table: Sequence[Mapping[str, Any]]) -> None:
               f"{early:.0f} in as many while learning)")  # fmt: skip
 
 
+def missed(changes: Sequence[Mapping[str, Any]], nulls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Targets that were not met in every order, in words."""
+    found = [
+        f"{line['set']}, {line['model']}: {line['signal']} rang within {SOON} prompts in "
+        f"{line['tocsin']['within_100']:.0%} of orders only"
+        for line in changes
+        if line["signal"] in NAMED and line["tocsin"]["within_100"] < 1.0
+    ]
+    own = [line for line in nulls if line["detector"] == "tocsin" and line["setting"] == EVERY[0]]
+    for short in sorted({line["short"] for line in own}):
+        lines = [line for line in own if line["short"] == short]
+        rate = 3000 * sum(x["alarms"] for x in lines) / max(1, sum(x["prompts"] for x in lines))
+        if rate > 1.0:
+            found.append(f"{rate:.2f} false alarms in 3,000 null prompts ({short})")
+    return found
+
+
 def main() -> int:
-    """Print both tables. Exit code 1 when a target is missed."""
+    """Print both tables and which targets were missed. Exit code 1 when one was."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=int, default=20)
@@ -437,7 +457,10 @@ def main() -> int:
     print(f"{time.perf_counter() - started:.0f} s in all", file=sys.stderr)
     if args.json:
         args.json.write_text(json.dumps({"changes": changes, "false_alarms": nulls}, indent=1))
-    return 0
+    wrong = missed(changes, nulls)
+    for line in wrong:
+        print(f"MISSED: {line}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -328,14 +328,18 @@ class Drift:
 
     def _join(self, feature: Feature, since: int, at: int) -> None:
         """Ask all others whether they changed at the same time."""
-        if not feature.joined:
-            feature.joined_at = at
+        again = feature.joined > 0
         feature.joined = JOINED
+        if again and since <= feature.joined_at:
+            return  # the same moment: it is being asked already
+        if not again:
+            feature.joined_at = at
         asked = {
             name: watch
             for name, watch in feature.watches.items()
             if watch.state.firing is None and watch.state.baseline is not None
         }
+        before = {name: (watch.state.joint, watch.evidence()) for name, watch in asked.items()}
         for watch in asked.values():
             watch.join(since)
         catalogue = self._services.catalogue()
@@ -343,6 +347,8 @@ class Drift:
             for name, value in row.values.items():
                 if name in asked and name in catalogue:
                     asked[name].rescore(catalogue[name].inner(value), row.at)
+        for name, (joint, evidence) in before.items():
+            asked[name].keep(joint, evidence)
 
     def _together(self, feature: Feature, at: int) -> list[Alert]:
         feature.joined -= 1

@@ -3,8 +3,9 @@
 With an alarm standing, "nothing has changed" is no longer what a second signal is held against, so
 it need not wait for the evidence that a first alarm needs. The values since the change point are
 explained by the baseline (whose own error counts) and by a level of their own; the ratio of the two
-is an e-value at every moment, and e-BH (Wang and Ramdas, 2022) over all signals keeps the share of
-wrong ones among those named at ``FALSE_SHARE`` however they hang together.
+is an e-value at every moment, averaged over the prior of the baseline, and e-BH (Wang and Ramdas,
+2022) over all signals aims at a share of wrong ones of ``FALSE_SHARE`` at most, however they hang
+together. What has rung is taken for changed; after a false alarm the share does not hold.
 """
 
 import math
@@ -29,6 +30,8 @@ class Joint(msgspec.Struct):
     inner: float = 0.0
     squares: float = 0.0
     """Of the inner values themselves."""
+    choice: float = 0.0
+    """What having chosen this moment among several costs, in log evidence."""
 
     def add(self, score: float, value: float) -> None:
         """Take in a value and its score."""

@@ -373,6 +373,14 @@ class Watch:
         """Begin to ask whether this signal changed together with one that has rung."""
         self.state.joint = Joint(since=since)
 
+    def keep(self, before: Joint | None, evidence: float) -> None:
+        """Of two moments to be asked about keep the better; that there was a choice counts."""
+        if before is None or self.state.joint is None:
+            return
+        chosen = before if evidence > self.evidence() else self.state.joint
+        chosen.choice = before.choice + math.log(2.0)
+        self.state.joint = chosen
+
     def joined(self, at: int) -> Rang:
         """Begin to fire: it changed together with another."""
         state, joint = self.state, self.state.joint
@@ -393,8 +401,10 @@ class Watch:
         if state.joint is None or base is None or state.joint.n < 3:
             return -math.inf
         if base.kind == "ranks":
-            return score_evidence(state.joint, base.n, base.inflation)
-        return coin_evidence(state.joint, base.hits, base.n, base.inflation)
+            found = score_evidence(state.joint, base.n, base.inflation)
+        else:
+            found = coin_evidence(state.joint, base.hits, base.n, base.inflation)
+        return found - state.joint.choice
 
     def rescore(self, value: float, at: int) -> None:
         """Add a value that came before ``join`` to what is asked there."""
