@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -65,10 +65,27 @@ PATH: tuple[str, ...] = ("identity", "stops", "ledger")
 """Order of the built-in policies, outermost first. Policies of domains come after them."""
 
 
-class _Services:
+class Parts(Protocol):
+    """What of a process its services are made of."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def switch(self) -> Switch: ...
+    @property
+    def desk(self) -> Desk: ...
+    @property
+    def behaviour(self) -> Behaviour: ...
+    @property
+    def pricer(self) -> Pricer: ...
+
+
+class ProcessServices:
     """What domains get of the process (``core.domain.Services``)."""
 
-    def __init__(self, app: "App") -> None:
+    def __init__(self, app: Parts) -> None:
         self._app = app
         self._supervision: dict[str, Supervision] = {}
         self._config: Config | None = None
@@ -173,7 +190,7 @@ class App:
             alert=self.desk.alert,
         )
         self.behaviour = Behaviour(store, clock, domains, lambda: self.config)
-        self.services = _Services(self)
+        self.services = ProcessServices(self)
         self.policies = self._policies()
         """The request path, outermost first."""
         self.runtime = self._runtime(config)

@@ -16,9 +16,16 @@ from tocsin.runtime.recorder import Recorder
 from tocsin.runtime.runtime import Runtime
 from tocsin.store.api import Store
 from tocsin.worker.apart import Apart
-from tocsin.worker.detecting import detecting_job
+from tocsin.worker.detecting import Detecting
 from tocsin.worker.digest import Digests, gather
-from tocsin.worker.evaluating import Baselines, Scoring, catalogue_of, evaluating_job, meaning
+from tocsin.worker.evaluating import (
+    Baselines,
+    Evaluating,
+    Scoring,
+    catalogue_of,
+    evaluating_job,
+    meaning,
+)
 from tocsin.worker.jobs import Job
 from tocsin.worker.judging import ask_through, judging_job
 from tocsin.worker.sentinels import Sentinels
@@ -51,12 +58,10 @@ class Behaviour:
         self.accepted = Baselines(store, clock).accepted
 
     def jobs(self, services: Services, env: Mapping[str, str], apart: Sequence[str]) -> list[Job]:
-        """Scoring, detecting, the digest. ``apart`` is the command of a process that scores; with
-        none, a thread of this one does."""
-        config = self._config()
-        detectors = tuple(make(services) for domain in self._domains for make in domain.detectors)
+        """Scoring, detecting, the digest. ``apart`` is the command of a process that scores and
+        detects; with none, threads of this one do."""
+        evaluate = self._config().signals.evaluate
         found = [
-            detecting_job(self._store, detectors, self._clock, scored=config.signals.evaluate),
             Digests(
                 self._store,
                 self._clock,
@@ -65,17 +70,33 @@ class Behaviour:
                 partial(self._digest, services),
             ).job(),
         ]
-        if not config.signals.evaluate:
-            return found
-        if apart:
+        if evaluate and apart:
             settings = Apart(
                 self._store, apart, lambda: self._config().model_dump_json().encode()
             ).job()
             return [*found, settings]
+        found.append(self.detecting(services, scored=evaluate).job())
+        if not evaluate:
+            return found
         scoring = evaluating_job(
             self._store, self.evaluators, self.catalogue, objectives=services.objectives
         )
         return [*found, scoring]
+
+    def detecting(self, services: Services, *, scored: bool = True) -> Detecting:
+        """All detectors, shown what is scored or the bare records."""
+        detectors = tuple(make(services) for domain in self._domains for make in domain.detectors)
+        return Detecting(self._store, detectors, self._clock, scored=scored)
+
+    def evaluating(self, services: Services, *, batch: int) -> Evaluating:
+        """All evaluators, for a process that does nothing else."""
+        return Evaluating(
+            self._store,
+            self.evaluators,
+            self.catalogue,
+            batch=batch,
+            objectives=services.objectives,
+        )
 
     def asking_jobs(
         self,

@@ -5,20 +5,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from signal_world import CATALOGUE, Judge
-from store_world import entry
+from store_world import StoppedClock, entry
 from tocsin.config.model import Config, Server, StoreSettings
+from tocsin.core.domain import Alert
 from tocsin.core.errors import StoreError
 from tocsin.core.score import Feedback
+from tocsin.core.signals import Scored
 from tocsin.store import Store
 from tocsin.worker import apart
-from tocsin.worker.apart import Apart, evaluate_until
-from tocsin.worker.evaluating import BEGUN, CONSUMER, FEEDBACK, Evaluating
+from tocsin.worker.apart import Apart, work_until
+from tocsin.worker.detecting import SCORED, Detecting
+from tocsin.worker.evaluating import CONSUMER, FEEDBACK, Evaluating
 
 COMMAND = (sys.executable, "-m", "tocsin.cli.evaluator")
 
@@ -40,7 +43,6 @@ def settings(store_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def beside(store: Store, settings: Settings) -> Iterator[Apart]:
-    store.set_cursor(BEGUN, 1)
     made = Apart(store, COMMAND, settings)
     yield made
     made.stop()
@@ -68,7 +70,8 @@ def test_it_begins_when_there_is_something_and_ends_in_order(store: Store, besid
     beside.step()
     pid = beside.pid
     assert pid is not None
-    until(lambda: store.cursor(CONSUMER) == 150)
+    until(lambda: store.cursor(SCORED) == 150)
+    assert store.cursor(CONSUMER) == 150
     assert len(store.scored_after(0, limit=500)) == 150
     store.add_feedback(
         Feedback(id="f", interaction_id=entry(1).interaction.id, kind="label", value=1.0)
@@ -82,7 +85,22 @@ def test_it_begins_when_there_is_something_and_ends_in_order(store: Store, besid
     assert gone(pid)
 
 
+def test_what_was_recorded_before_the_first_start_is_passed_over_and_nothing_after(
+    store: Store, beside: Apart
+) -> None:
+    store.append([entry(1), entry(2)])
+    beside.step()
+    assert (beside.pid, store.cursor(CONSUMER)) == (None, 2)
+    store.append([entry(3)])  # before the process is there
+    beside.step()
+    until(lambda: store.cursor(CONSUMER) == 3)
+    assert [row.interaction.id for _, row in store.scored_after(0, limit=9)] == [
+        entry(3).interaction.id
+    ]
+
+
 def test_it_ends_with_the_process_that_began_it(store: Store, beside: Apart) -> None:
+    beside.step()
     store.append([entry(1)])
     beside.step()
     until(lambda: store.cursor(CONSUMER) == 1)
@@ -97,6 +115,7 @@ def test_one_that_is_killed_is_named_and_followed_by_another(
     store: Store, beside: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apart, "_AGAIN_S", 0.2)
+    beside.step()
     store.append([entry(n) for n in range(1, 4)])
     beside.step()
     until(lambda: store.cursor(CONSUMER) == 3)
@@ -119,6 +138,7 @@ def test_one_that_is_killed_is_named_and_followed_by_another(
 def test_other_settings_are_another_process(
     store: Store, beside: Apart, settings: Settings
 ) -> None:
+    beside.step()
     store.append([entry(1)])
     beside.step()
     first = beside.pid
@@ -145,12 +165,35 @@ def test_a_configuration_survives_the_way_to_the_process(settings: Settings) -> 
     assert Config.model_validate_json(given.model_dump_json()) == given
 
 
-def test_it_rests_when_there_is_nothing_and_says_what_troubles_it(
+class Watching:
+    """A detector that fires at the first call and is asked whether it is over."""
+
+    name = "watching"
+    version = "1"
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def observe(self, scored: Scored) -> Iterable[Alert]:
+        self.seen += 1
+        return ()
+
+    def save(self) -> bytes:
+        return b"%d" % self.seen
+
+    def load(self, data: bytes) -> None:
+        self.seen = int(data)
+
+
+def test_it_rests_when_nothing_comes_says_what_troubles_it_and_saves(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apart, "_EVERY_S", 0.01)
     told: list[dict[str, str]] = []
+    clock = StoppedClock()
     evaluating = Evaluating(store, [Judge()], CATALOGUE, catch_up=True)
+    detecting = Detecting(store, [Watching()], clock)
+    detecting.step()
     store.append([entry(n) for n in range(1, 5)])
     real, failures = store.recorded_after, [StoreError("away"), StoreError("away")]
 
@@ -160,6 +203,40 @@ def test_it_rests_when_there_is_nothing_and_says_what_troubles_it(
         return real(*args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "recorded_after", sometimes)
-    evaluate_until(threading.Event(), evaluating, told.append, idle_s=0.1)
+    asked: list[bool] = [False, True, True]
+    work_until(
+        threading.Event(),
+        evaluating,
+        detecting,
+        lambda: False,
+        told.append,
+        needed=asked.pop,
+        idle_s=0.1,
+    )
+    assert asked == [], "it stays as long as an alert fires"
     assert store.cursor(CONSUMER) == 4
-    assert told == [{"store": "StoreError: away"}, {}]
+    assert store.cursor(SCORED) == 4
+    assert store.load_state("watching", "1") == (4, b"4")
+    assert told == [{"evaluating": "StoreError: away"}, {}]
+
+
+def test_an_alert_that_fires_needs_somebody_who_may_say_that_it_is_over(
+    store: Store, beside: Apart
+) -> None:
+    beside.step()
+    assert beside.pid is None
+    store.raise_alerts(
+        [
+            Alert(
+                fingerprint="f",
+                detector="objectives",
+                feature="support",
+                severity="warning",
+                state="firing",
+                at=1,
+                summary="x",
+            )
+        ]
+    )
+    beside.step()
+    assert beside.pid is not None

@@ -1,8 +1,9 @@
-"""Evaluating in a process of its own.
+"""Evaluating and detecting in a process of its own.
 
-The interpreter runs one thread at a time, and evaluators compute for some milliseconds a call: in
-the process that serves, calls would wait for them. The process begins when there is something to
-look at, ends with the one that began it, and before that when there was nothing for a while.
+The interpreter runs one thread at a time, and evaluators and detectors compute for some
+milliseconds a call: in the process that serves, calls would wait for them. The process begins when
+there is something to look at, ends with the one that began it, and before that when there was
+nothing for long and no alert fires.
 """
 
 import asyncio
@@ -15,13 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from tocsin.store.api import Store
-from tocsin.worker.evaluating import CONSUMER, FEEDBACK, Evaluating
+from tocsin.worker.detecting import SCORED, Detecting
+from tocsin.worker.evaluating import CONSUMER, FEEDBACK, Evaluating, begin
 from tocsin.worker.jobs import Job
 
 log = logging.getLogger("tocsin.evaluating")
 
-IDLE_S = 600.0
-"""After so long without anything to evaluate the process ends."""
+IDLE_S = 1800.0
+"""After so long without anything to look at the process ends, unless an alert fires."""
 _EVERY_S = 1.0
 _PATIENCE_S = 5.0
 _AGAIN_S = 30.0
@@ -29,10 +31,10 @@ _AGAIN_S = 30.0
 
 
 class Apart:
-    """Keeps a process that evaluates, as long as there is something to evaluate.
+    """Keeps a process that evaluates and detects, as long as there is something to look at.
 
-    ``command`` starts it; it reads ``settings`` as one line from its standard input, evaluates
-    until that ends, and tells what troubles it as lines of JSON.
+    ``command`` starts it; it reads ``settings`` as one line from its standard input, works until
+    that ends, and tells what troubles it as lines of JSON.
     """
 
     def __init__(self, store: Store, command: Sequence[str], settings: Callable[[], bytes]) -> None:
@@ -42,8 +44,9 @@ class Apart:
         self._process: subprocess.Popen[bytes] | None = None
         self._given = b""
         self._begin_at = 0.0
+        self._begun = False
         self.trouble: dict[str, str] = {}
-        """Last error by evaluator, as the process tells."""
+        """Last error by evaluator or detector, as the process tells."""
 
     def job(self) -> Job:
         """The worker's job of looking after the process."""
@@ -61,6 +64,10 @@ class Apart:
 
     def step(self) -> None:
         """Begin, begin anew with other settings, or notice the end. Raises ``StoreError``."""
+        if not self._begun:
+            # Here and not in the process: calls that come while it starts are news.
+            begin(self._store)
+            self._begun = True
         process = self._process
         if process is not None and process.poll() is not None:
             self._ended(process)
@@ -95,9 +102,13 @@ class Apart:
 
     def _behind(self) -> bool:
         store = self._store
-        if store.after(store.cursor(CONSUMER), limit=1):
-            return True
-        return bool(store.feedback_after(store.cursor(FEEDBACK), limit=1))
+        return bool(
+            store.after(store.cursor(CONSUMER), limit=1)
+            or store.feedback_after(store.cursor(FEEDBACK), limit=1)
+            or store.scored_upto() > store.cursor(SCORED)
+            # A detector may have to be asked before it says that this is over.
+            or store.alerts(firing=True, limit=1)
+        )
 
     def _begin(self) -> None:
         self._given = self._settings()
@@ -136,36 +147,65 @@ class Apart:
         log.warning("%s; another one begins in %g s", said, _AGAIN_S)
 
 
-def evaluate_until(
+def work_until(
     stopped: threading.Event,
     evaluating: Evaluating,
+    detecting: Detecting,
+    flush: Callable[[], bool],
     tell: Callable[[dict[str, str]], None],
     *,
+    needed: Callable[[], bool],
     idle_s: float = IDLE_S,
 ) -> None:
-    """What the process does: evaluate until told to stop, or idle for long.
+    """What the process does: evaluate and detect until told to stop, or idle for long.
 
-    ``tell`` is called with what troubles it whenever that changes.
+    ``flush`` writes what detectors said beside their alerts. ``tell`` is called with what troubles
+    the process whenever that changes; ``needed`` says whether it must stay, however idle.
     """
     told: dict[str, str] = {}
     idle_since = time.monotonic()
-    while not stopped.is_set():
-        found: dict[str, str] = {}
-        try:
-            took = evaluating.step()
-            found.update(evaluating.trouble)
-        except Exception as error:
-            log.exception("evaluating failed; trying again")
-            took, found = 0, {"store": f"{type(error).__name__}: {error}"}
-        if found != told:
-            told = found
-            tell(dict(found))
-        if took:
-            idle_since = time.monotonic()
-        elif time.monotonic() - idle_since >= idle_s:
-            return
-        else:
+    # First: what is scored from now on is news, also where nobody has detected anything before.
+    _tried("detecting", detecting.step, {})
+    try:
+        while not stopped.is_set():
+            took, found = _turn(evaluating, detecting, flush)
+            if found != told:
+                told = found
+                tell(dict(found))
+            if took:
+                idle_since = time.monotonic()
+                continue
+            if time.monotonic() - idle_since >= idle_s and not _asked(needed):
+                return
             stopped.wait(_EVERY_S)
+    finally:
+        _tried("detectors", detecting.save, {})
+        _tried("desk", flush, {})
 
 
-__all__ = ["Apart", "evaluate_until"]
+def _turn(
+    evaluating: Evaluating, detecting: Detecting, flush: Callable[[], bool]
+) -> tuple[bool, dict[str, str]]:
+    """One turn of everything; whether there is more to do at once, and what is in trouble."""
+    trouble: dict[str, str] = {}
+    more = bool(_tried("evaluating", evaluating.step, trouble))
+    more |= bool(_tried("detecting", detecting.step, trouble))
+    more |= bool(_tried("desk", flush, trouble))
+    return more, {**evaluating.trouble, **detecting.trouble, **trouble}
+
+
+def _tried(name: str, work: Callable[[], object], trouble: dict[str, str]) -> object:
+    try:
+        return work()
+    except Exception as error:
+        log.exception("%s failed; trying again", name)
+        trouble[name] = f"{type(error).__name__}: {error}"
+        return None
+
+
+def _asked(needed: Callable[[], bool]) -> bool:
+    """Whether it must stay; when nobody can tell, it does."""
+    return _tried("looking for alerts", needed, {}) is not False
+
+
+__all__ = ["Apart", "work_until"]

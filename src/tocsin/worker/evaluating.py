@@ -161,6 +161,19 @@ class Baselines:
             return self._since.get((feature, signal), 0)
 
 
+def begin(store: Store, *, catch_up: bool = False) -> None:
+    """Say that from now on nothing is passed over, unless that was said before.
+
+    What is recorded by then is not evaluated, unless with ``catch_up``. Raises ``StoreError``.
+    """
+    if store.cursor(BEGUN):
+        return
+    newest = 0 if catch_up else store.stats().last_seq
+    if newest:
+        store.add_scores((), {}, consumer=CONSUMER, upto=newest)
+    store.set_cursor(BEGUN, 1)
+
+
 class Evaluating:
     """Scores what is appended, and what people say of it, in order and exactly once.
 
@@ -206,12 +219,9 @@ class Evaluating:
         return done if done >= self._batch else done + self._said()
 
     def _cursor(self) -> int:
-        if not self._begun and not self._store.cursor(BEGUN):
-            newest = 0 if self._catch_up else self._store.stats().last_seq
-            if newest:
-                self._store.add_scores((), self._catalogue, consumer=CONSUMER, upto=newest)
-            self._store.set_cursor(BEGUN, 1)
-        self._begun = True
+        if not self._begun:
+            begin(self._store, catch_up=self._catch_up)
+            self._begun = True
         return self._store.cursor(CONSUMER)
 
     def _recorded(self, seq: int) -> int:
@@ -326,6 +336,7 @@ __all__ = [
     "Baselines",
     "Evaluating",
     "Scoring",
+    "begin",
     "catalogue_of",
     "evaluate_all",
     "evaluating_job",
