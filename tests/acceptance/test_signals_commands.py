@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from acceptance.test_cli_offline import sessions_file
 from acceptance.tocsin_command import SCRIPTED, json_of, output_of, serving, tocsin
 from store_world import DAY, SECOND, entry
 from tocsin.config.model import StoreSettings
@@ -384,3 +385,12 @@ def test_grafana_writes_a_file(tmp_path: Path) -> None:
     assert "import it in Grafana" in output_of("grafana", "--out", "t.json", folder=tmp_path)
     assert json.loads((tmp_path / "t.json").read_text())["uid"] == "tocsin"
     assert os.path.getsize(tmp_path / "t.json") > 5000
+
+
+def test_what_is_kept_of_a_file_is_scored_at_once(tmp_path: Path) -> None:
+    path = sessions_file(tmp_path)
+    (tmp_path / "tocsin.toml").write_text(SCRIPTED)
+    output_of("replay", path.name, "--keep", folder=tmp_path)
+    shown = json_of("signals", "--since", "all", folder=tmp_path)
+    named = {row["signal"]: row for row in shown["signals"]}
+    assert named["answer_words"]["calls"] == 6

@@ -61,18 +61,16 @@ def replay(
     sizes = [_size(path) for path in files]
     report = Report(str(path) for path in files)
     kept = _Kept()
-    with (
-        _store(config) if keep else contextlib.nullcontext() as store,
-        progress("Reading", hidden=json) as told,
-    ):
-        records = _records(files, sizes, told, format, _enriching(config, feature))
-        for batch in _batches(records):
-            for record in batch:
-                report.add(record)
-            if store is not None:
-                kept.append(store, [r for r in batch if isinstance(r, Entry)])
+    with _store(config) if keep else contextlib.nullcontext() as store:
+        with progress("Reading", hidden=json) as told:
+            records = _records(files, sizes, told, format, _enriching(config, feature))
+            for batch in _batches(records):
+                for record in batch:
+                    report.add(record)
+                if store is not None:
+                    kept.append(store, [r for r in batch if isinstance(r, Entry)])
         if store is not None:
-            _settle(store)
+            _settle(store, config, hidden=json)
     result = report.result()
     if html is not None:
         html.write_text(as_html(result), encoding="utf-8")
@@ -216,12 +214,23 @@ class _Kept:
         self.known += len(entries) - new
 
 
-def _settle(store: Store) -> None:
-    """Fold and index what came, as the worker does while Tocsin runs."""
+def _settle(store: Store, config: Config, *, hidden: bool) -> None:
+    """Fold, index and score what came, as the worker does while Tocsin runs."""
     while store.fold():
         pass
     while store.index(limit=_INDEXED):
         pass
+    if config.signals.evaluate:
+        # Scoring loads what reading traces alone does not need.
+        from tocsin.app import all_domains
+        from tocsin.behaviour import evaluators_of, signals_of_all
+        from tocsin.config.signals import objectives_of
+        from tocsin.worker.evaluating import evaluate_all
+
+        evaluators, objectives = evaluators_of(all_domains()), objectives_of(config)
+        with progress("Scoring", hidden=hidden) as told:
+            known = signals_of_all(evaluators, config)
+            evaluate_all(store, evaluators, known, told, objectives=lambda: objectives)
 
 
 def _say_what_else(config: Config, kept: _Kept | None, html: Path | None) -> None:
