@@ -90,6 +90,7 @@ class ProcessServices:
         self._supervision: dict[str, Supervision] = {}
         self._config: Config | None = None
         self._objectives: tuple[Config, tuple[Objective, ...]] | None = None
+        self._signals: tuple[Config | None, dict[str, SignalSettings]] = (None, {})
         self.clock = app.clock
         self.stops: Switchboard = app.switch
         self.alert = app.desk.alert
@@ -108,8 +109,15 @@ class ProcessServices:
         return found
 
     def signals(self, feature: str) -> SignalSettings:
-        """How the signals of a feature are watched."""
-        return signals_of(self._app.config, feature)
+        """How the signals of a feature are watched; worked out once for each configuration."""
+        config = self._app.config
+        if self._signals[0] is not config or len(self._signals[1]) > 10_000:
+            self._signals = config, {}
+        known = self._signals[1]
+        found = known.get(feature)
+        if found is None:
+            found = known[feature] = signals_of(config, feature)
+        return found
 
     def objectives(self) -> tuple[Objective, ...]:
         """All objectives; worked out once for each configuration."""

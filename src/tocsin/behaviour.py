@@ -79,7 +79,11 @@ class Behaviour:
         if not evaluate:
             return found
         scoring = evaluating_job(
-            self._store, self.evaluators, self.catalogue, objectives=services.objectives
+            self._store,
+            self.evaluators,
+            self.catalogue,
+            objectives=services.objectives,
+            share=lambda feature: services.signals(feature).share,
         )
         return [*found, scoring]
 
@@ -96,6 +100,7 @@ class Behaviour:
             self.catalogue,
             batch=batch,
             objectives=services.objectives,
+            share=lambda feature: services.signals(feature).share,
         )
 
     def asking_jobs(

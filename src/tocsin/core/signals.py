@@ -168,6 +168,8 @@ class SignalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Judged calls that make up a full baseline."""
     off: tuple[str, ...] = ()
     """Signals (globs) that never alarm."""
+    share: float = 1.0
+    """Share of the calls that are scored, by run."""
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):

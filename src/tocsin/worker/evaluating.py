@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from zlib import crc32
 
 import msgspec
 
@@ -63,6 +64,16 @@ def no_objectives() -> tuple[Objective, ...]:
     return ()
 
 
+def everything(feature: str) -> float:
+    """All calls of a feature."""
+    return 1.0
+
+
+def chosen(run_id: str, share: float) -> bool:
+    """Whether a run is in the share that is scored: the same for all its calls, everywhere."""
+    return share >= 1.0 or crc32(run_id.encode()) < share * 2**32
+
+
 def meaning(
     store: Store, catalogue: Mapping[str, Signal], objectives: Callable[[], Sequence[Objective]]
 ) -> Callable[[Scored], Scored]:
@@ -90,7 +101,10 @@ class Scoring:
         evaluators: Sequence[Evaluator],
         catalogue: Mapping[str, Signal],
         objectives: Callable[[], Sequence[Objective]] = no_objectives,
+        share: Callable[[str], float] = everything,
     ) -> None:
+        """``share`` of a feature's calls are scored, by run; the others only count as calls."""
+        self._share = share
         self._evaluators = tuple(evaluators)
         self._slicers = tuple(e for e in evaluators if isinstance(e, Slicer))
         self._catalogue = catalogue
@@ -100,8 +114,9 @@ class Scoring:
 
     def score(self, entry: Entry) -> Scored:
         """Never fails: an evaluator that does gives ``None`` for each of its signals."""
-        if entry.interaction.operation in _NO_ANSWERS:
-            return unscored(entry.interaction)
+        call = entry.interaction
+        if call.operation in _NO_ANSWERS or not chosen(call.run_id, self._share(call.feature)):
+            return unscored(call)
         scores: list[Score] = []
         slices = slices_of(entry.interaction)
         for evaluator in self._evaluators:
@@ -192,10 +207,11 @@ class Evaluating:
         batch: int = _BATCH,
         pause_s: float = 0.0,
         objectives: Callable[[], Sequence[Objective]] = no_objectives,
+        share: Callable[[str], float] = everything,
     ) -> None:
         self._store = store
         self._catalogue = catalogue
-        self._scoring = Scoring(evaluators, catalogue, objectives)
+        self._scoring = Scoring(evaluators, catalogue, objectives, share)
         self._meant = meaning(store, catalogue, objectives)
         self._catch_up = catch_up
         self._batch = batch
@@ -269,6 +285,7 @@ def evaluating_job(
     *,
     catch_up: bool = False,
     objectives: Callable[[], Sequence[Objective]] = no_objectives,
+    share: Callable[[str], float] = everything,
 ) -> Job:
     """A job that scores what is appended, and feedback, in a thread of its own."""
     evaluating = Evaluating(
@@ -279,6 +296,7 @@ def evaluating_job(
         batch=LIVE_BATCH,
         pause_s=_PAUSE_S,
         objectives=objectives,
+        share=share,
     )
     pool = ThreadPoolExecutor(1, thread_name_prefix="tocsin-evaluate", initializer=yield_to_calls)
 
