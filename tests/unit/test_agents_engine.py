@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.core.messages import ToolCall, parse_message
+from tocsin.core.tool_results import outcome_of
 from tocsin.domains.agents.engine import StreamWatch, Thresholds, Tracker, exact_baseline
-from tocsin.domains.agents.outcomes import outcome_of
 from tocsin.domains.agents.similarity import arguments, similar
 from tocsin.domains.agents.tools import kind_of
 from unit.agents_runs import Agent, calling, came, listing, say

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tocsin.domains.agents.outcomes import outcome_of
+from tocsin.core.tool_results import outcome_of
 from unit.agents_runs import Agent, calling, came, listing
 
 

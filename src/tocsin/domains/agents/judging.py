@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Iterable
 
+from tocsin.core.tool_results import EMPTY, Outcome, failure_of, is_verdict, outcome_of
 from tocsin.domains.agents.answers import Answers, Frames, without_counters
 from tocsin.domains.agents.novelty import Memory, News, overlap, stems
-from tocsin.domains.agents.outcomes import EMPTY, Outcome, failure_of, is_verdict, outcome_of
 from tocsin.domains.agents.similarity import differing, enumerated, similar
 from tocsin.domains.agents.steps import MAX_RESULT, MAX_SHOWN, Result, Step, shown
 from tocsin.domains.agents.thresholds import Thresholds

@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Generic, TypeVar
 
-from tocsin.domains.agents.lexicon import lexicon
+from tocsin.core.lexicon import lexicon
 from tocsin.domains.agents.similarity import without_volatile
 
 MAX_TEXT = 8_000

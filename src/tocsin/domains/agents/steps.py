@@ -7,8 +7,8 @@ import msgspec
 
 from tocsin.core.messages import Message, ToolCall
 from tocsin.core.supervision import Evidence
+from tocsin.core.tool_results import UNKNOWN, Kind, Outcome
 from tocsin.core.wire import text_of
-from tocsin.domains.agents.outcomes import UNKNOWN, Kind, Outcome
 from tocsin.domains.agents.similarity import MAX_TEXT, Arguments, arguments
 from tocsin.domains.agents.tools import kind_of
 

@@ -3,8 +3,8 @@
 import re
 from functools import lru_cache
 
-from tocsin.domains.agents.lexicon import lexicon
-from tocsin.domains.agents.outcomes import Kind
+from tocsin.core.lexicon import lexicon
+from tocsin.core.tool_results import Kind
 
 _SPLIT = re.compile(r"[^A-Za-z]+|(?<=[a-z])(?=[A-Z])")
 

@@ -1,22 +1,20 @@
 """The evaluator of agents' calls: what came of their tools, loops, and how far a run is."""
 
-import re
 from typing import Any
 
 from tocsin.core.interaction import Entry
 from tocsin.core.messages import Message
 from tocsin.core.score import Score
 from tocsin.core.signals import Signal
+from tocsin.core.tool_results import outcome_of
 from tocsin.domains.signals.form import ANSWERING, ENDED, Scores
 from tocsin.domains.signals.text import loaded
 
 _POLICY = "agents"
 _STAGES = ("deny", "pause", "modify", "warn")
 """What the policy does with a run that gets nowhere, the hardest first."""
-_HEAD = 600
-"""Characters of a tool's result that tell whether it failed."""
 _LARGEST = 20_000
-"""Characters of a result that is read as JSON."""
+"""Characters of a result that are looked at."""
 
 AGENTS_SIGNALS: tuple[Signal, ...] = (
     Signal(
@@ -48,23 +46,6 @@ AGENTS_SIGNALS: tuple[Signal, ...] = (
         "last 64 messages every second one is taken for an answer.",
     ),
 )
-
-_FAILS = re.compile(
-    r"\W{0,4}(?:(?:\w{1,40} )?errors?\b(?! ?(?:rate|bars?|margin|free|handling|log))"
-    r"|\w{1,60}(?:error|exception)\b ?:|failed\b|failure\b|fatal\b|traceback\b|exception\b"
-    r"|unauthori[sz]ed\b|forbidden\b|permission denied|access denied|command not found"
-    r"|no such file|timed? ?out\b"
-    r"|bad request\b|internal server error|not found\b|unknown (?:tool|command|function)"
-    r"|invalid \w{1,40}\b|could ?n[o']t \w|can ?not \w|unable to \w|fehler\b|erreur\b|errore\b"
-    r"|(?:http\S{0,10} )?(?:status )?(?:code:? ?)?[45]\d\d\b(?! ?(?:results|items|rows|records)))",
-    re.IGNORECASE,
-)
-_EXITED = re.compile(
-    r"exit(?:ed)?(?: with)?(?: code| status)?[:= ]{1,3}([0-9]{1,3})|traceback \(most recent",
-    re.IGNORECASE,
-)
-_GOOD: tuple[Any, ...] = (False, None, 0, "", "none", "null", "false", [], {})
-_BAD_WORDS = frozenset({"error", "failed", "failure", "fail", "rejected", "denied", "timeout"})
 
 
 class AgentsEvaluator:
@@ -155,37 +136,6 @@ def _text(content: Any) -> str:
 
 
 def failed(text: str, marked: bool = False) -> bool:
-    """Whether a tool's result says that it failed. ``marked``: the message itself says so.
-
-    An error's name further on in a long text, a file that was read or a page, is no failure.
-    """
-    if marked:
-        return True
-    head = text[:_HEAD].strip()
-    if not head:
-        return False
-    if head[0] == "{" and len(text) <= _LARGEST:
-        value = loaded(text)
-        if isinstance(value, dict):
-            return _says_failed(value)
-    exited = _EXITED.search(head) or _EXITED.search(text[-_HEAD:])
-    if exited is not None:
-        return exited[1] is None or int(exited[1]) != 0
-    return len(text) <= 4 * _HEAD and _FAILS.match(head) is not None
-
-
-def _says_failed(value: dict[str, Any]) -> bool:
-    if value.get("error", value.get("errors")) not in _GOOD:
-        return True
-    if any(value.get(key) is False for key in ("success", "ok", "succeeded")):
-        return True
-    if any(value.get(key) is True for key in ("isError", "is_error", "failed")):
-        return True
-    for key in ("status", "code", "statusCode", "status_code"):
-        status = value.get(key)
-        if isinstance(status, str) and status.lower() in _BAD_WORDS:
-            return True
-        if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
-            return True
-    exits = (value.get(key) for key in ("exit_code", "exitCode", "returncode", "return_code"))
-    return any(isinstance(code, int) and code != 0 for code in exits)
+    """Whether a tool's result says that it failed. ``marked``: the message itself says so."""
+    outcome = outcome_of(text[:_LARGEST], "other", error=marked)
+    return marked or outcome.failed or outcome.name == "rate_limit"

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from tocsin.domains.signals.text import any_in
+from tocsin.core.lexicon import any_in
 
 Form = Literal["bracketed", "words", "lettered"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from tocsin.core.interaction import Entry
+from tocsin.core.lexicon import lexicon
 from tocsin.core.messages import Message
-from tocsin.domains.signals.text import lexicon
 
 MAX_TEXT = 64 * 1024
 """Characters of a request's texts that are read closely, the latest first."""

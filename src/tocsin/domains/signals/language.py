@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from tocsin.core.interaction import Entry
-from tocsin.domains.signals.text import lexicon, system_of
+from tocsin.core.lexicon import lexicon
+from tocsin.domains.signals.text import system_of
 
 _SAMPLE = 240
 """Characters of prose that tell a language; more tell it no better and cost time."""

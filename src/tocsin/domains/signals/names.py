@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from tocsin.core.lexicon import lexicon
 from tocsin.domains.signals.statements import STOP
-from tocsin.domains.signals.text import lexicon
 
 Kind = Literal["name", "code", "address"]
 

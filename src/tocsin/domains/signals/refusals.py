@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from tocsin.domains.signals.text import any_in
+from tocsin.core.lexicon import any_in
 
 _HEAD = 700
 """Characters at the start of an answer in which a refusal begins."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import msgspec
 
-from tocsin.domains.signals.text import lexicon
+from tocsin.core.lexicon import lexicon
 
 _SOLID = re.compile(r"\S+")
 _GAPS = {

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 
 from tocsin.core.interaction import Entry
+from tocsin.core.lexicon import any_in, lexicon
 from tocsin.core.score import Score
 from tocsin.core.signals import Signal
 from tocsin.domains.signals.form import ANSWERING, Scores
-from tocsin.domains.signals.text import any_in, lexicon, said
+from tocsin.domains.signals.text import said
 
 _BACK = 3
 """Earlier turns of the user that a turn is compared with."""

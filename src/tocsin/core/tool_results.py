@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tocsin.domains.agents.lexicon import lexicon
+from tocsin.core.lexicon import any_in, lexicon
 
 Kind = Literal["read", "write", "talk", "other"]
 """What a tool does: looks, changes something, is a notepad, or cannot be told."""
@@ -13,11 +13,13 @@ Kind = Literal["read", "write", "talk", "other"]
 _decode = msgspec.json.Decoder().decode
 
 _ERROR = re.compile(
-    r"\W*(?:errors?\b|\w+_error>|err:|failed\b|failure\b|fatal\b|exception\b|traceback\b"
+    r"\W*(?:errors?\b(?! ?(?:rate|bars?|margin|free|handling|log))|\w+_error>|err:"
+    r"|failed\b|failure\b|fatal\b|exception\b|traceback\b"
     r"|could ?n[o']t\b|can ?not\b"
     r"|can't\b|unable to\b|invalid\b|unknown (?:command|tool|option|function|action)|no such\b"
     r"|permission denied|access denied|unauthori[sz]ed|forbidden|bad request|timed? ?out\b|usage:"
-    r"|i(?:'m| am) (?:sorry|unable)|(?:http\S* )?(?:status )?(?:code:? )?[45]\d\d\b)",
+    r"|i(?:'m| am) (?:sorry|unable)|(?:http\S* )?(?:status )?(?:code:? )?[45]\d\d\b"
+    r"(?! ?(?:results|items|rows|records)))",
     re.IGNORECASE,
 )
 _ERROR_NAME = re.compile(
@@ -113,10 +115,15 @@ def outcome_of(text: str, kind: Kind, *, error: bool = False) -> Outcome:
     if structured is not None:
         message, failed = structured
         if failed:
-            return _LIMITED if _has(message.lower(), _RATE) else failure_of(message)
+            return _LIMITED if any_in(message.lower(), _RATE) else failure_of(message)
     low = head.lower()
     failed = error or _ERROR.match(head) is not None
-    if short and (failed or len(text) <= _SHORT) and _has(low, _RATE_HINTS) and _has(low, _RATE):
+    if (
+        short
+        and (failed or len(text) <= _SHORT)
+        and any_in(low, _RATE_HINTS)
+        and any_in(low, _RATE)
+    ):
         return _LIMITED
     if short and _EMPTY.fullmatch(stripped) is not None:
         return _NOTHING
@@ -127,29 +134,22 @@ def outcome_of(text: str, kind: Kind, *, error: bool = False) -> Outcome:
             found = set(_WORDS.findall(low))
             if len(found) <= 24 and not found.isdisjoint(_DONE):
                 return _ACK
-        if _has(low, _PENDING_HINTS) and _PENDING.search(head) is not None:
+        if any_in(low, _PENDING_HINTS) and _PENDING.search(head) is not None:
             return _PENDED
     return _OK
-
-
-def _has(text: str, any_of: tuple[str, ...]) -> bool:
-    for words in any_of:  # noqa: SIM110 - any() takes twice as long, for each result
-        if words in text:
-            return True
-    return False
 
 
 def _fails_inside(head: str, low: str) -> bool:
     if "exit" in low and _EXIT_OK.search(low) is not None:
         return False
-    if _has(low, _ERROR_INSIDE) or ("\n" in head and len(_FRAME.findall(head)) > 1):
+    if any_in(low, _ERROR_INSIDE) or ("\n" in head and len(_FRAME.findall(head)) > 1):
         return True
-    return _has(head, _ERROR_NAMES) and _ERROR_NAME.search(head) is not None
+    return any_in(head, _ERROR_NAMES) and _ERROR_NAME.search(head) is not None
 
 
 def _structured(head: str, text: str) -> tuple[str, bool] | None:
     """The message of a JSON object that says that it is an error, and whether it does."""
-    if head[0] != "{" or len(text) > 20_000 or not _has(head[:_SHORT], _TELLING):
+    if head[0] != "{" or len(text) > 20_000 or not any_in(head[:_SHORT], _TELLING):
         return None
     try:
         value = _decode(text)
@@ -183,7 +183,7 @@ _TELLING = (
 )  # fmt: skip
 _SAYS = ("error", "errors", "message", "detail", "stderr", "content", "output")
 """Fields that say what failed."""
-_BAD_STATUS = frozenset({"error", "failed", "failure", "fail", "rejected", "denied"})
+_BAD_STATUS = frozenset({"error", "failed", "failure", "fail", "rejected", "denied", "timeout"})
 
 
 def _message(value: Any) -> str:
