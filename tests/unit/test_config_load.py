@@ -256,3 +256,20 @@ def test_a_shown_configuration_holds_no_password(tmp_path: Path) -> None:
     assert shown["store.url"] == "postgresql://me:…@db/x"
     assert "hunter2" not in str(shown)
     assert shown["upstreams.openai.models"] == ["*"]
+
+
+def test_a_suite_on_no_upstream_and_a_judge_without_a_model_are_named(tmp_path: Path) -> None:
+    text = '[upstreams.main]\n[sentinels.s]\nfeature = "f"\nupstreams = ["main", "mian"]\n'
+    with pytest.raises(InvalidConfig) as found:
+        load(write(tmp_path, text), {})
+    assert "sentinels.s.upstreams[1]: there is no upstream `mian`; did you mean `main`?" in str(
+        found.value
+    )
+    with pytest.raises(InvalidConfig, match=r"judges\.j\.model"):
+        load(write(tmp_path, '[judges.j]\nmodel = ""\n'), {})
+
+
+def test_a_bound_that_is_not_reached_is_told(tmp_path: Path) -> None:
+    text = '[objectives.o]\nfeature = "f"\nsignal = "s"\ntarget = 1.5\n'
+    with pytest.raises(InvalidConfig, match="a number above 0 and below 1"):
+        load(write(tmp_path, text), {})

@@ -41,6 +41,7 @@ def problems(config: Config) -> list[Finding]:
         *_server_problems(config),
         *(f for name, up in config.upstreams.items() for f in _upstream_problems(name, up)),
         *(f for name in config.features for f in _feature_problems(config, name)),
+        *(f for name in config.sentinels for f in _sentinel_problems(config, name)),
         *(f for name, limit in config.limits.items() for f in limit_problems(name, limit)),
         *_url_problems(("otlp", "endpoint"), config.otlp.endpoint),
         *_variable_problems(("otlp", "headers_env"), config.otlp.headers_env),
@@ -145,6 +146,25 @@ def _url_problems(path: tuple[str, ...], url: str) -> Iterator[Finding]:
         yield Finding(path, "must not hold a query (`?...`) or fragment (`#...`)")
 
 
+def _unknown_upstream(
+    config: Config, where: tuple[str | int, ...], upstream: str
+) -> Iterator[Finding]:
+    if upstream not in config.upstreams:
+        known = ", ".join(f"`{known}`" for known in config.upstreams) or "none"
+        yield Finding(
+            where,
+            f"there is no upstream `{upstream}`"
+            f"{nearest(upstream, config.upstreams)} (configured: {known})",
+        )
+
+
+def _sentinel_problems(config: Config, name: str) -> Iterator[Finding]:
+    # Without a table of upstreams there are those of OpenAI and Anthropic.
+    if config.upstreams:
+        for index, upstream in enumerate(config.sentinels[name].upstreams):
+            yield from _unknown_upstream(config, ("sentinels", name, "upstreams", index), upstream)
+
+
 def _feature_problems(config: Config, name: str) -> Iterator[Finding]:
     feature, path = config.features[name], ("features", name)
     if not _NAME.match(name):
@@ -153,13 +173,7 @@ def _feature_problems(config: Config, name: str) -> Iterator[Finding]:
     weights: dict[int, float] = {}
     for index, target in enumerate(feature.targets):
         where = (*path, "targets", index)
-        if target.upstream not in config.upstreams:
-            known = ", ".join(f"`{known}`" for known in config.upstreams) or "none"
-            yield Finding(
-                (*where, "upstream"),
-                f"there is no upstream `{target.upstream}`"
-                f"{nearest(target.upstream, config.upstreams)} (configured: {known})",
-            )
+        yield from _unknown_upstream(config, (*where, "upstream"), target.upstream)
         same = (target.upstream, target.tier, target.model)
         if same in seen:
             yield Finding(where, f"repeats `{target.upstream}` in tier {target.tier}; remove one")

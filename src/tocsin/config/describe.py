@@ -89,11 +89,12 @@ def _choice(values: list[Any]) -> str:
 def _range(schema: Mapping[str, Any]) -> str:
     """Bounds in words, with a space before them; empty without bounds."""
     low, high = schema.get("minimum"), schema.get("maximum")
-    above = schema.get("exclusiveMinimum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if low is not None:
         return f" from {low:,g} to {high:,g}" if high is not None else f", {low:,g} or more"
     parts = [f"above {above:,g}"] if above is not None else []
     parts += [f"up to {high:,g}"] if high is not None else []
+    parts += [f"below {below:,g}"] if below is not None else []
     return " " + " and ".join(parts) if parts else ""
 
 

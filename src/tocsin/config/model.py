@@ -341,7 +341,9 @@ class JudgeSettings(_Section):
     """A model that judges a sample of answers. The table's name is the judge's name."""
 
     features: tuple[str, ...] = Field(("*",), description="Globs over the features it judges.")
-    model: str = Field(description="The model that judges, as a caller would name it.")
+    model: str = Field(
+        min_length=1, description="The model that judges, as a caller would name it."
+    )
     question: str = Field(
         "Does the answer do what the user asked for, correctly?",
         description="What it is asked of each answer; it replies yes or no.",
