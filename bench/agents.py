@@ -35,7 +35,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import pathlib
 import statistics
 import sys
@@ -46,6 +45,7 @@ from typing import Any
 from harness.trajectories import READERS, Recorded
 from tocsin.core.errors import TocsinError
 from tocsin.core.interaction import Entry
+from tocsin.core.intervals import score_interval
 from tocsin.core.supervision import STAGES, Finding
 from tocsin.domains.agents.detect import DETECTORS
 from tocsin.domains.agents.engine import Tracker, exact_baseline
@@ -155,13 +155,7 @@ def others(folder: pathlib.Path) -> dict[str, Any]:
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """The Wilson 95 % interval of a rate."""
-    if not n:
-        return 0.0, 1.0
-    z, rate = 1.959964, hits / n
-    middle = rate + z * z / (2 * n)
-    spread = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    return score_interval(hits / n, n)[1:] if n else (0.0, 1.0)
 
 
 def rate(seen: Iterable[Seen], stage: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.score import Feedback, Score
 from tocsin.core.signals import JUDGED_AXES, OWN_FEATURES
 from tocsin.dashboard import fmt
-from tocsin.providers.tokens import text_of_message
+from tocsin.providers.tokens import readable_text
 from tocsin.store.api import Filter, Store
 
 Origin = Literal["random", "judged", "disagreements", "alert"]
@@ -271,7 +271,7 @@ def _show(store: Store, entry: Entry, head: str, *, whole: bool = False) -> None
     call = entry.interaction
     when = output.clock_time(call.started_at)
     output.say(f"\n{head} · {fmt.one_line(call.feature, 64)} · {call.id} · {when}", "bold")
-    request, answer = _request(entry), _text(entry.output.raw if entry.output else b"")
+    request, answer = _request(entry), readable_text(entry.output.raw if entry.output else b"")
     most = (10**7, 10**7) if whole else (_SHOWN_REQUEST, _SHOWN_ANSWER)
     output.say("Request", "cyan")
     output.say(_indented(request if len(request) <= most[0] else f"[...] {request[-most[0] :]}"))
@@ -289,14 +289,7 @@ def _indented(text: str) -> str:
 def _request(entry: Entry) -> str:
     """The last turn: from the user's last words on, tools' results included."""
     last = max((i for i, m in enumerate(entry.input) if m.role == "user"), default=0)
-    return "\n\n".join(f"[{m.role}] {_text(m.raw)}" for m in entry.input[last:])
-
-
-def _text(raw: bytes) -> str:
-    try:
-        return text_of_message(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
+    return "\n\n".join(f"[{m.role}] {readable_text(m.raw)}" for m in entry.input[last:])
 
 
 def _as_json(store: Store, entry: Entry) -> dict[str, Any]:
@@ -306,7 +299,7 @@ def _as_json(store: Store, entry: Entry) -> dict[str, Any]:
         "feature": call.feature,
         "started_at": call.started_at,
         "request": _request(entry),
-        "answer": _text(entry.output.raw) if entry.output is not None else "",
+        "answer": readable_text(entry.output.raw) if entry.output is not None else "",
         "scores": [
             {"name": s.name, "value": s.value, "explanation": s.explanation}
             for s in store.scores(call.id)

@@ -132,6 +132,13 @@ def inside(title: str) -> str:
     return title if first.isupper() and len(first) > 1 else title[:1].lower() + title[1:]
 
 
+def lasting(found: Comparison) -> str:
+    """Whether a difference holds however often one looks: ``yes``, ``not yet`` or ``too few``."""
+    if found.lasting is None:
+        return "too few calls"
+    return "yes" if found.lasting else "not yet"
+
+
 def chance(p: float | None) -> str:
     """A p-value as a share: ``<0.01 %``, ``3.2 %``, ``100 %``."""
     if p is None:

@@ -114,6 +114,7 @@ _GLOBALS: Mapping[str, Any] = {
     "verdict_words": measures.verdict,
     "tones": measures.TONES,
     "chance": measures.chance,
+    "lasting": measures.lasting,
     "part": measures.part,
     "exactly": fmt.exactly,
     "effect": signal_texts.effect,

@@ -177,15 +177,15 @@ def comparison_markdown(context: Mapping[str, Any]) -> str:
         "",
         context["answer"],
         "",
-        "| Signal | A | B | Difference | Effect | Verdict |",
-        "|---|---|---|---|---|---|",
+        "| Signal | A | B | Difference | Effect | Verdict | However often looked |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in context["rows"]:
         told: Comparison = row.comparison
         out.append(
             f"| {row.signal.title} | {_value(row.signal, told.before)} | "
             f"{_value(row.signal, told.after)} | {measures.difference(row.signal, told)} | "
-            f"{effect(told)} | {measures.verdict(told)} |"
+            f"{effect(told)} | {measures.verdict(told)} | {measures.lasting(told)} |"
         )
     return "\n".join([*out, ""])
 

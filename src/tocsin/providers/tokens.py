@@ -68,6 +68,14 @@ def _tokens(text: str) -> float:
     )
 
 
+def readable_text(raw: bytes) -> str:
+    """The same of what may be no message at all; empty where it cannot be read."""
+    try:
+        return text_of_message(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
 def text_of_message(raw: bytes) -> str:
     """Every text inside a message; images and other data URLs do not count as text."""
     found: list[str] = []

@@ -11,7 +11,7 @@ import fnmatch
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -23,8 +23,9 @@ from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.score import Score
 from tocsin.core.signals import OWN_FEATURES, Scored, Signal, judge_signal, slices_of
 from tocsin.core.wire import text_of
-from tocsin.providers.tokens import text_of_message
+from tocsin.providers.tokens import readable_text
 from tocsin.store.api import Filter, Store
+from tocsin.worker.asking import CallPath
 from tocsin.worker.jobs import Job
 
 log = logging.getLogger("tocsin.judging")
@@ -60,23 +61,8 @@ Ask = Callable[[str, list[dict[str, str]], str, Mapping[str, str]], Awaitable[En
 """(model, messages, feature, facts) → the recorded call, or ``None`` when it is nowhere."""
 
 
-class Path(Protocol):
-    """The way of all calls (``runtime.asking.ask`` with its runtime): returns the call's id."""
-
-    async def __call__(
-        self,
-        path: str,
-        body: bytes,
-        *,
-        feature: str,
-        run: str,
-        name: str,
-        facts: Mapping[str, str],
-    ) -> str: ...
-
-
 def ask_through(
-    path: Path, flush: Callable[[], Awaitable[object]], store: Store, clock: Clock
+    path: CallPath, flush: Callable[[], Awaitable[object]], store: Store, clock: Clock
 ) -> Ask:
     """``Ask`` over the way of all calls: the dialect follows from the model's name."""
 
@@ -125,8 +111,10 @@ def chosen(interaction_id: str, name: str, sample: float) -> bool:
 def messages_for(entry: Entry, question: str) -> list[dict[str, str]]:
     """What a judge is shown. The mark cannot be known to whoever wrote the answer, and what looks
     like it is taken out."""
-    request = "\n\n".join(f"[{message.role}] {_text(message.raw)}" for message in entry.input)
-    answer = _text(entry.output.raw) if entry.output is not None else ""
+    request = "\n\n".join(
+        f"[{message.role}] {readable_text(message.raw)}" for message in entry.input
+    )
+    answer = readable_text(entry.output.raw) if entry.output is not None else ""
     seed = b"".join(message.hash for message in entry.input) + entry.interaction.id.encode()
     mark = f"##{blake2b(seed, digest_size=8).hexdigest()}"
     sheet = _SHEET.format(
@@ -139,13 +127,6 @@ def messages_for(entry: Entry, question: str) -> list[dict[str, str]]:
         {"role": "system", "content": _RULES.format(mark=mark)},
         {"role": "user", "content": sheet},
     ]
-
-
-def _text(raw: bytes) -> str:
-    try:
-        return text_of_message(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
 
 
 def _safe(text: str, mark: str) -> str:

@@ -32,6 +32,7 @@ from tocsin.core.sentinels import (
 from tocsin.core.signals import Change, Signal
 from tocsin.providers.tokens import text_of_message
 from tocsin.store.api import BaselineRow, Filter, Store
+from tocsin.worker.asking import CallPath
 from tocsin.worker.evaluating import Scoring
 from tocsin.worker.jobs import Job
 from tocsin.worker.suites import body_of, path_of, read_suite
@@ -56,21 +57,6 @@ _HOUR_US = 3_600_000_000
 Told = Callable[[int, int], None]
 """Called with (done, total)."""
 WordsOf = Callable[[str], frozenset[str]]
-
-
-class Ask(Protocol):
-    """Makes one call through the path of all calls; returns its id (``runtime.asking.ask``)."""
-
-    async def __call__(
-        self,
-        path: str,
-        body: bytes,
-        *,
-        feature: str,
-        run: str,
-        name: str,
-        facts: Mapping[str, str],
-    ) -> str: ...
 
 
 class Compare(Protocol):
@@ -115,7 +101,7 @@ class Sentinels:
         catalogue: Mapping[str, Signal],
         compare: Compare,
         words_of: WordsOf,
-        ask: Ask | None = None,
+        ask: CallPath | None = None,
         flush: Callable[[], Any] | None = None,
     ) -> None:
         """``ask`` and ``flush`` (the recorder's) are needed to run suites, not to compare runs."""
@@ -151,7 +137,7 @@ class Sentinels:
         return upstreams_of(self._config(), self.settings(name), models)
 
     async def run(self, name: str, told: Told | None = None) -> list[Ran]:
-        """Ask every prompt of every upstream, and wait until the answers are in the store.
+        """CallPath every prompt of every upstream, and wait until the answers are in the store.
 
         Raises ``InputError`` when the suite or its upstreams cannot be used.
         """
@@ -489,7 +475,7 @@ def _alone(path: Path) -> Iterator[bool]:
 __all__ = [
     "ALARM_ALPHA",
     "REFERENCE_RUNS",
-    "Ask",
+    "CallPath",
     "Compare",
     "Ran",
     "Sentinels",

@@ -5,12 +5,12 @@ on to its recorded end, so that each stage can be told from the same run.
 """
 
 from collections.abc import Callable, Mapping
-from math import sqrt
 from typing import Literal
 
 import msgspec
 
 from tocsin.core.interaction import SPAN_OPERATIONS, Entry
+from tocsin.core.intervals import score_interval
 from tocsin.core.messages import Message, ToolCall
 from tocsin.core.supervision import STAGES, Finding, Stage
 from tocsin.domains.agents.engine import Tracker, exact_baseline
@@ -25,7 +25,6 @@ ENOUGH = 30
 """Runs below which a share says little: "underpowered"."""
 MOST_OPEN = 2000
 """Runs that are followed at once; the longest silent one is taken for ended."""
-_Z = 1.959963984540054
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,19 +39,16 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def share(count: int, total: int) -> Share:
-    """A share with its interval (Wilson 1927), which holds for small numbers too."""
+    """A share with its interval."""
     if not total:
         return Share(count=count, total=total, underpowered=True)
-    rate, square = count / total, _Z * _Z
-    scale = 1 + square / total
-    middle = (rate + square / (2 * total)) / scale
-    reach = _Z * sqrt(rate * (1 - rate) / total + square / (4 * total * total)) / scale
+    found = score_interval(count / total, total)
     return Share(
         count=count,
         total=total,
-        share=rate,
-        low=max(0.0, middle - reach) if count else 0.0,
-        high=min(1.0, middle + reach) if count < total else 1.0,
+        share=found.value,
+        low=found.low if count else 0.0,
+        high=found.high if count < total else 1.0,
         underpowered=total < ENOUGH,
     )
 

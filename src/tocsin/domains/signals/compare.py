@@ -16,6 +16,7 @@ from tocsin.domains.signals.intervals import (
     wilson,
 )
 from tocsin.domains.signals.power import cohens_h, more_per_side
+from tocsin.domains.signals.sequential import running_difference
 
 Verdict = Literal["worse", "better", "different", "same", "underpowered"]
 
@@ -38,6 +39,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     needed: int
     """More calls on each side before ``same`` could be said; 0 when there are enough."""
     method: str = ""
+    lasting: bool | None = None
+    """Whether it is a difference to whoever looks again and again while calls come: a confidence
+    sequence, adjusted as ``p_value`` is (Bonferroni). ``None`` below 30 values on a side."""
 
 
 def estimate(signal: Signal, values: Sum, *, alpha: float = 0.05) -> Estimate | None:
@@ -104,20 +108,6 @@ def holm(chances: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def benjamini_hochberg(chances: Sequence[float]) -> list[float]:
-    """P-values adjusted so that, of those below ``alpha``, a share ``alpha`` at most is wrong.
-
-    Benjamini and Hochberg (1995): for long lists such as slices, where one wrong line is no harm.
-    """
-    adjusted = [1.0] * len(chances)
-    so_far = 1.0
-    ordered = sorted(range(len(chances)), key=chances.__getitem__, reverse=True)
-    for below, index in enumerate(ordered):
-        so_far = min(so_far, chances[index] * len(chances) / (len(chances) - below))
-        adjusted[index] = so_far
-    return adjusted
-
-
 def _binary(values: Sum) -> bool:
     return abs(values.squares - values.total) <= 1e-9 * max(1, values.n)
 
@@ -161,7 +151,15 @@ def _verdict(
         verdict=verdict,
         needed=needed,
         method="" if difference is None else difference.method,
+        lasting=_lasting(before, after, each),
     )
+
+
+def _lasting(before: Sum, after: Sum, alpha: float) -> bool | None:
+    found = running_difference(before, after, alpha=alpha)
+    if found is None:
+        return None
+    return found.low > 0.0 or found.high < 0.0
 
 
 def direction(signal: Signal, rise: float) -> Literal["worse", "better", "different"]:
@@ -195,7 +193,6 @@ def effect_size(signal: Signal, before: Sum, after: Sum) -> float | None:
 __all__ = [
     "Comparison",
     "Verdict",
-    "benjamini_hochberg",
     "compare",
     "compare_many",
     "direction",

@@ -8,6 +8,7 @@ import math
 from statistics import NormalDist
 from typing import NamedTuple
 
+from tocsin.core.intervals import Interval, score_interval
 from tocsin.core.signals import Signal, Sum
 
 _NORMAL = NormalDist()
@@ -16,14 +17,6 @@ RATIO_MOST = 1e6
 _LEAST = 1e-12
 _EXPANDED = 100.0
 """Degrees of freedom from which Student's quantile is taken from its expansion."""
-
-
-class Interval(NamedTuple):
-    """A value and where the true one lies with the coverage asked for."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Difference(NamedTuple):
@@ -156,14 +149,7 @@ def wilson(hits: float, n: float, *, alpha: float = 0.05) -> Interval:
         raise ValueError(f"{hits} of {n} is no share")
     if n <= 0:
         return Interval(0.5, 0.0, 1.0)
-    return _wilson(min(1.0, max(0.0, hits / n)), n, normal_quantile(1.0 - alpha / 2.0))
-
-
-def _wilson(share: float, n: float, z: float) -> Interval:
-    zz = z * z / n
-    centre = (share + zz / 2.0) / (1.0 + zz)
-    half = z * math.sqrt(share * (1.0 - share) / n + zz / (4.0 * n)) / (1.0 + zz)
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+    return score_interval(min(1.0, max(0.0, hits / n)), n, normal_quantile(1.0 - alpha / 2.0))
 
 
 def newcombe(
@@ -198,7 +184,7 @@ def _newcombe_p(before: float, n_before: int, after: float, n_after: int) -> flo
     low, high = 0.0, 1.0
 
     def holds_nothing(z: float) -> bool:
-        found = _newcombe(_wilson(before, n_before, z), _wilson(after, n_after, z))
+        found = _newcombe(score_interval(before, n_before, z), score_interval(after, n_after, z))
         return found.low <= 0.0 <= found.high
 
     while not holds_nothing(high):

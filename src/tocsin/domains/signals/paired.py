@@ -7,7 +7,6 @@ from tocsin.domains.signals.intervals import (
     Difference,
     beta_cdf,
     normal_quantile,
-    normal_two_sided,
     student_quantile,
     student_two_sided,
 )
@@ -114,42 +113,4 @@ def level_difference(
     return Difference(centre, centre - reach, centre + reach, p, "paired t")
 
 
-def signed_rank(differences: Sequence[float]) -> float:
-    """Two-sided chance of such signs on such ranks (Wilcoxon, 1945), for values with wild tails.
-
-    Pairs without a difference are left out; ties share their rank. Counted out exactly up to 60
-    pairs, else by the normal approximation with its correction for continuity.
-    """
-    values = sorted((abs(d), d > 0.0) for d in differences if d != 0.0)
-    if not values:
-        return 1.0
-    doubled = _doubled_ranks([size for size, _ in values])
-    total, positive = (
-        sum(doubled),
-        sum(rank for rank, (_, up) in zip(doubled, values, strict=True) if up),
-    )
-    if len(values) <= _EXACT_RANKS:
-        ways = [1] + [0] * total
-        for rank in doubled:
-            for at in range(total, rank - 1, -1):
-                ways[at] += ways[at - rank]
-        least = min(positive, total - positive)
-        return min(1.0, 2.0 * sum(ways[: least + 1]) / 2.0 ** len(values))
-    spread = math.sqrt(sum(rank * rank for rank in doubled)) / 2.0
-    return normal_two_sided(max(0.0, abs(positive - total / 2.0) - 1.0) / spread)
-
-
-def _doubled_ranks(sizes: Sequence[float]) -> list[int]:
-    """Ranks of sorted sizes times two, so that shared ones are whole numbers."""
-    ranks: list[int] = []
-    for index, size in enumerate(sizes):
-        if index and size == sizes[index - 1]:
-            continue
-        last = index
-        while last + 1 < len(sizes) and sizes[last + 1] == size:
-            last += 1
-        ranks += [index + last + 2] * (last - index + 1)
-    return ranks
-
-
-__all__ = ["level_difference", "mcnemar", "rate_difference", "signed_rank", "stratified"]
+__all__ = ["level_difference", "mcnemar", "rate_difference", "stratified"]

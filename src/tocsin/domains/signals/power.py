@@ -51,31 +51,9 @@ def pairs(effect: float, *, alpha: float = 0.05, power: float = POWER) -> int:
     return max(2, math.ceil((_reach(alpha, power) / effect) ** 2 + wide * wide / 2.0))
 
 
-def calls_for_rates(
-    before: float, after: float, *, alpha: float = 0.05, power: float = POWER
-) -> int:
-    """Calls on each side to see a share move from ``before`` to ``after``."""
-    return per_side(cohens_h(before, after), alpha=alpha, power=power)
-
-
 def smallest_effect(n: int, *, alpha: float = 0.05, power: float = POWER) -> float:
     """The smallest standardised effect that ``n`` calls on each side show."""
     return _reach(alpha, power) * math.sqrt(2.0 / n) if n > 0 else math.inf
-
-
-def smallest_rate(
-    before: float, n: int, *, alpha: float = 0.05, power: float = POWER
-) -> tuple[float, float]:
-    """The shares next to ``before``, below and above, that ``n`` calls on each side tell apart.
-
-    A bound that cannot be told apart from ``before`` at all is 0 or 1.
-    """
-    effect = smallest_effect(n, alpha=alpha, power=power) / 2.0
-    at = math.asin(math.sqrt(_share(before)))
-    return (
-        math.sin(max(0.0, at - effect)) ** 2,
-        math.sin(min(math.pi / 2.0, at + effect)) ** 2,
-    )
 
 
 def more_per_side(
@@ -98,11 +76,9 @@ def more_per_side(
 __all__ = [
     "POWER",
     "SMALL",
-    "calls_for_rates",
     "cohens_h",
     "more_per_side",
     "pairs",
     "per_side",
     "smallest_effect",
-    "smallest_rate",
 ]
