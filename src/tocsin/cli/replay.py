@@ -222,15 +222,9 @@ def _settle(store: Store, config: Config, *, hidden: bool) -> None:
         pass
     if config.signals.evaluate:
         # Scoring loads what reading traces alone does not need.
-        from tocsin.app import all_domains
-        from tocsin.behaviour import evaluators_of, signals_of_all
-        from tocsin.config.signals import objectives_of
-        from tocsin.worker.evaluating import evaluate_all
+        from tocsin.cli.scoring import score
 
-        evaluators, objectives = evaluators_of(all_domains()), objectives_of(config)
-        with progress("Scoring", hidden=hidden) as told:
-            known = signals_of_all(evaluators, config)
-            evaluate_all(store, evaluators, known, told, objectives=lambda: objectives)
+        score(store, config, hidden=hidden)
 
 
 def _say_what_else(config: Config, kept: _Kept | None, html: Path | None) -> None:

@@ -320,12 +320,15 @@ def evaluate_all(
     progress: Progress | None = None,
     *,
     objectives: Callable[[], Sequence[Objective]] = no_objectives,
+    share: Callable[[str], float] = everything,
 ) -> int:
     """Score everything that is recorded and not scored yet; returns how many calls.
 
     Safe beside a process that evaluates: each call is scored once. Raises ``StoreError``.
     """
-    evaluating = Evaluating(store, evaluators, catalogue, catch_up=True, objectives=objectives)
+    evaluating = Evaluating(
+        store, evaluators, catalogue, catch_up=True, objectives=objectives, share=share
+    )
     first, newest = store.cursor(CONSUMER), store.stats().last_seq
     done = 0
     while True:
