@@ -4,32 +4,25 @@ The descriptions here are the documentation: ``docs/configuration.md`` is made f
 holds the two together.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
+from tocsin.config.operations import (
+    ChecksSettings,
+    IdempotencySettings,
+    OperationsSettings,
+    WebhookSettings,
+)
+from tocsin.config.section import Seconds, Section
 from tocsin.core.interaction import Mode
 from tocsin.core.ledger import Period, Scope
 
 UpstreamKind = Literal["openai", "anthropic", "local", "replay", "scripted"]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _false_is_none(cls, value: Any, info: ValidationInfo) -> Any:
-        """TOML has no null: where a setting may be absent, ``false`` says so."""
-        if value is not False:
-            return value
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        return None if type(None) in get_args(annotation) else value
-
-
-class Server(_Section):
+class Server(Section):
     """Where Tocsin listens and who may reach it."""
 
     host: str = Field(
@@ -54,7 +47,7 @@ class Server(_Section):
     )
 
 
-class Auth(_Section):
+class Auth(Section):
     """Who may call and who may look."""
 
     require_key: bool | Literal["auto"] = Field(
@@ -69,7 +62,7 @@ class Auth(_Section):
     )
 
 
-class StoreSettings(_Section):
+class StoreSettings(Section):
     """Where records live and how long."""
 
     url: str = Field(
@@ -101,7 +94,7 @@ class StoreSettings(_Section):
     )
 
 
-class Upstream(_Section):
+class Upstream(Section):
     """One provider endpoint. The table's name is the upstream's name."""
 
     kind: UpstreamKind = Field(
@@ -110,6 +103,10 @@ class Upstream(_Section):
     )
     base_url: str = Field(
         "", description="Base URL including `/v1`; empty means the provider's own."
+    )
+    api: Literal["chat", "responses"] = Field(
+        "chat",
+        description="What an `openai` upstream is spoken to when Tocsin itself keeps a response's state: chat completions, which all have, or the responses API, where there is one.",
     )
     api_key_env: str = Field(
         "",
@@ -148,7 +145,7 @@ class Upstream(_Section):
     )
 
 
-class Target(_Section):
+class Target(Section):
     """One place in a feature's upstream list."""
 
     upstream: str = Field(description="Name of an `[upstreams.NAME]` table.")
@@ -170,7 +167,7 @@ def _zone(value: str) -> str:
     return value
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """One limit on what calls may use. The table's name is the limit's name."""
 
     scope: Scope = Field(
@@ -215,7 +212,7 @@ class LimitSettings(_Section):
     _zone_exists = field_validator("timezone")(_zone)
 
 
-class LedgerSettings(_Section):
+class LedgerSettings(Section):
     """How the ledger counts what nobody reports."""
 
     unreported: Literal["reserved", "estimated"] = Field(
@@ -238,7 +235,7 @@ class LedgerSettings(_Section):
     )
 
 
-class AgentSettings(_Section):
+class AgentSettings(Section):
     """Supervision of runs. Each stage is `off`, `observe` (recorded only) or `enforce`."""
 
     nudge: Mode = Field(
@@ -269,7 +266,7 @@ class AgentSettings(_Section):
     )
 
 
-class BurnSettings(_Section):
+class BurnSettings(Section):
     """Alerts on how fast money goes, for what no limit covers."""
 
     factor: float = Field(
@@ -282,7 +279,7 @@ class BurnSettings(_Section):
     )
 
 
-class SignalsSettings(_Section):
+class SignalsSettings(Section):
     """How behaviour is measured and when a change of it alarms."""
 
     evaluate: bool = Field(
@@ -311,7 +308,7 @@ class SignalsSettings(_Section):
     )
 
 
-class ObjectiveSettings(_Section):
+class ObjectiveSettings(Section):
     """A service level objective. The table's name is the objective's name."""
 
     feature: str = Field(description="The feature that it is for.")
@@ -337,7 +334,7 @@ class ObjectiveSettings(_Section):
     )
 
 
-class JudgeSettings(_Section):
+class JudgeSettings(Section):
     """A model that judges a sample of answers. The table's name is the judge's name."""
 
     features: tuple[str, ...] = Field(("*",), description="Globs over the features it judges.")
@@ -357,7 +354,7 @@ class JudgeSettings(_Section):
     )
 
 
-class SentinelSettings(_Section):
+class SentinelSettings(Section):
     """A suite of prompts that is run on a schedule. The table's name is the suite's name."""
 
     feature: str = Field(description="The feature whose targets are probed.")
@@ -374,7 +371,7 @@ class SentinelSettings(_Section):
     model: str = Field("", description="Model to ask for; empty: as each prompt was recorded.")
 
 
-class DigestSettings(_Section):
+class DigestSettings(Section):
     """A summary of the week, sent or printed."""
 
     urls_env: str = Field(
@@ -388,7 +385,7 @@ class DigestSettings(_Section):
     _zone_exists = field_validator("timezone")(_zone)
 
 
-class Feature(_Section):
+class Feature(Section):
     """One LLM feature of your product. The table's name is the feature's name."""
 
     targets: tuple[Target, ...] = Field(
@@ -404,9 +401,15 @@ class Feature(_Section):
     signals: SignalsSettings | None = Field(
         None, description="How its signals are watched; replaces `[signals]` as a whole."
     )
+    checks: ChecksSettings | None = Field(
+        None, description="What its answers are checked for, besides the request's own schemas."
+    )
+    require_idempotency_key: bool = Field(
+        False, description="Refuse this feature's calls that come without an `Idempotency-Key`."
+    )
 
 
-class Price(_Section):
+class Price(Section):
     """Your own price for a model; wins over the public list. US dollars per million tokens."""
 
     input: float = Field(ge=0, description="Per million input tokens, US dollars.")
@@ -419,7 +422,7 @@ class Price(_Section):
     )
 
 
-class Otlp(_Section):
+class Otlp(Section):
     """OpenTelemetry out: send every interaction to a collector as well."""
 
     endpoint: str = Field(
@@ -432,7 +435,7 @@ class Otlp(_Section):
     content: bool = Field(False, description="Include message content in exported spans.")
 
 
-class Outbound(_Section):
+class Outbound(Section):
     """Which hosts Tocsin may connect to."""
 
     allow: tuple[str, ...] = Field(
@@ -441,7 +444,7 @@ class Outbound(_Section):
     )
 
 
-class Policies(_Section):
+class Policies(Section):
     """Policies in the request path, for all features."""
 
     identity: Mode = Field("enforce", description="Finds the run and conversation of each call.")
@@ -452,7 +455,7 @@ class Policies(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """A whole `tocsin.toml`."""
 
     server: Server = Server()
@@ -470,6 +473,9 @@ class Config(_Section):
     judges: dict[str, JudgeSettings] = Field(default_factory=dict)
     sentinels: dict[str, SentinelSettings] = Field(default_factory=dict)
     digest: DigestSettings = DigestSettings()
+    operations: OperationsSettings = OperationsSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
+    webhooks: dict[str, WebhookSettings] = Field(default_factory=dict)
     otlp: Otlp = Otlp()
     outbound: Outbound = Outbound()
     policies: Policies = Policies()

@@ -8,6 +8,7 @@ from tocsin.core.interaction import (
     Attempt,
     Decision,
     Dialect,
+    Interaction,
     Operation,
     RunSource,
     Source,
@@ -107,6 +108,7 @@ class Draft:
         "notices",
         "outcome",
         "output_bytes",
+        "record",
         "response_ref",
         "status",
         "tool_ids",
@@ -135,6 +137,8 @@ class Draft:
         self.output_bytes = 0
         self.tool_ids: tuple[str, ...] = ()
         """Ids of the tool calls in the answer."""
+        self.record: Interaction | None = None
+        """What was recorded, once the call has ended. Its cost is worked out later."""
         self.facts = facts
         """Attributes of the record to be, such as the cohort that the caller names."""
         self.response_ref = response_ref

@@ -7,6 +7,7 @@ import msgspec
 
 from tocsin.core.clock import Clock
 from tocsin.core.interaction import Entry, Interaction
+from tocsin.core.operations import Kind
 from tocsin.core.policy import Policy
 from tocsin.core.score import Score
 from tocsin.core.signals import Change, Objective, Scored, Signal, SignalSettings
@@ -165,6 +166,8 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
     detectors: tuple[Callable[[Services], Detector], ...] = ()
     panels: tuple[Panel, ...] = ()
     commands: tuple[Command, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    """Kinds of operation, for ``POST /api/operations``."""
 
 
 __all__ = [

@@ -11,7 +11,22 @@ from hashlib import blake2b
 from random import getrandbits
 from typing import Literal
 
-Prefix = Literal["call", "run", "conv", "key", "req", "stop"]
+Prefix = Literal[
+    "call",
+    "run",
+    "conv",
+    "key",
+    "req",
+    "stop",
+    "op",
+    "resp",
+    "msg",
+    "fc",
+    "rs",
+    "item",
+    "cmp",
+    "whd",
+]
 
 _SHAPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}\Z")
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from tocsin.core.meaning import Check
 from tocsin.core.messages import Hash, Message, Node
 from tocsin.core.outcome import Outcome
 
@@ -128,6 +129,8 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     first_chunk_us: int | None = None
     attempts: tuple[Attempt, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    checks: tuple[Check, ...] = ()
+    """What the answer was checked for, and what came of it."""
     input_node: Hash | None = None
     """Node of the whole input history (``core.messages``); ``None`` without messages."""
     output_node: Hash | None = None

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from tocsin.core.call import Call, Headers, Principal
 from tocsin.core.clock import Clock
@@ -34,6 +34,24 @@ GONE = "tocsin.gone"
 """Keys of the ASGI scope by which the server cancels a call whose client has left."""
 
 
+class Managed(Protocol):
+    """Paths under ``/v1/`` whose state Tocsin keeps itself: responses and conversations."""
+
+    def takes(self, path: str) -> bool: ...
+    async def serve(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: Headers,
+        principal: Principal,
+        body: bytes,
+        wire: Wire,
+    ) -> None:
+        """Answer one request, errors included."""
+        ...
+
+
 class Gateway:
     """The whole ASGI application: ``/v1`` here, everything else in ``pages``."""
 
@@ -48,6 +66,7 @@ class Gateway:
         max_body_bytes: int,
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
+        managed: Managed | None = None,
     ) -> None:
         self._runtime = runtime
         self._keyring = keyring
@@ -57,6 +76,7 @@ class Gateway:
         self._max_body = max_body_bytes
         self._start = start
         self._stop = stop
+        self._managed = managed
 
     @property
     def max_body_bytes(self) -> int:
@@ -133,6 +153,10 @@ class Gateway:
         wire: Wire,
     ) -> None:
         """One call from its parsed head and whole body to the last byte of its answer."""
+        managed = self._managed
+        if managed is not None and managed.takes(path):
+            await managed.serve(method, path, query, headers, principal, body, wire)
+            return
         call, refused = take_in(
             "gateway", method, path, query, headers, principal, body, self._clock.now_us()
         )
