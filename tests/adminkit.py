@@ -1,5 +1,6 @@
 """The site as it is served: real routes, real store, real HTTP; only clock and traffic are ours."""
 
+import base64
 import http.client
 import json
 import threading
@@ -12,15 +13,18 @@ from typing import Any
 
 import uvicorn
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin import dashboard
 from tocsin.config.model import LedgerSettings, StoreSettings
+from tocsin.config.operations import WebhookSettings
 from tocsin.core.call import Principal
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import ConfigError
 from tocsin.core.interaction import Attempt, Blob, Entry, Interaction, Usage
 from tocsin.core.ledger import Limit
 from tocsin.core.messages import chain, content_hash, parse_message
+from tocsin.core.operations import Answered, Kind
 from tocsin.gateway import admin, health, metrics, otlp, signin
 from tocsin.gateway.access import (
     FRONT,
@@ -37,12 +41,18 @@ from tocsin.gateway.hosts import HostCheck
 from tocsin.gateway.sessions import LoginCodes, Sessions
 from tocsin.gateway.site import site
 from tocsin.ledger.ledger import Ledger
+from tocsin.operations import Operations
+from tocsin.operations import Settings as WorkSettings
+from tocsin.operations.webhooks import Webhooks
 from tocsin.providers import Pricer
 from tocsin.runtime.stops import Switch
 from tocsin.store import Store, open_store
+from tocsin.worker.deliveries import check_callback
 from tocsin.worker.evaluating import catalogue_of
 
 CATALOGUE = catalogue_of(())
+HOOK = WebhookSettings(url="https://hooks.example/in", secret_env="HOOK_SECRET")
+HOOK_ENV = {"HOOK_SECRET": "whsec_" + base64.b64encode(b"h" * 32).decode()}
 SECRET = b"0123456789abcdef0123456789abcdef"
 MAX_BODY = 256 * 1024
 
@@ -116,6 +126,8 @@ class Site:
     keyring: Keyring
     sessions: Sessions
     codes: LoginCodes
+    operations: Operations
+    webhooks: Webhooks
     metrics: metrics.Metrics
     routes: list[BaseRoute]
     table: tuple[RouteRole, ...]
@@ -203,10 +215,16 @@ def _dashboard_deps(found: Site) -> dashboard.DashboardDeps:
     )
 
 
-def _site(data_dir: Path, *, require_key: bool) -> Site:
+async def no_model(*_: Any) -> Answered:
+    """For a site before which no model is."""
+    raise AssertionError("no model is asked here")
+
+
+def _site(data_dir: Path, *, require_key: bool, kinds: Sequence[Kind]) -> Site:
     clock = Clock()
     store = open_store(StoreSettings(), data_dir, clock)
     keyring = Keyring(store, SECRET, clock, require_key=require_key)
+    webhooks = Webhooks(store.operations, clock, lambda: {"ours": HOOK}, HOOK_ENV, SECRET)
     found = Site(
         data_dir=data_dir,
         clock=clock,
@@ -214,6 +232,15 @@ def _site(data_dir: Path, *, require_key: bool) -> Site:
         keyring=keyring,
         sessions=Sessions(keyring, SECRET, clock),
         codes=LoginCodes(data_dir, clock),
+        operations=Operations(
+            store.operations,
+            clock,
+            settings=lambda: WorkSettings(poll_s=0.05),
+            kinds=kinds,
+            ask=no_model,
+            told=webhooks.told,
+        ),
+        webhooks=webhooks,
         metrics=metrics.Metrics(),
         routes=[],
         table=(),
@@ -238,6 +265,9 @@ def _site(data_dir: Path, *, require_key: bool) -> Site:
         switch=found.switch,
         ledger=found.ledger,
         catalogue=lambda: CATALOGUE,
+        operations=found.operations,
+        webhooks=webhooks,
+        check_callback=check_callback,
     )
     traces = otlp.OtlpDeps(ingest=ingest, behind=lambda: found.behind, max_body_bytes=MAX_BODY)
     desk = signin.routes(
@@ -260,10 +290,14 @@ def _site(data_dir: Path, *, require_key: bool) -> Site:
 
 @contextmanager
 def running(
-    data_dir: Path, *, require_key: bool = False, open_metrics: bool = False
+    data_dir: Path,
+    *,
+    require_key: bool = False,
+    open_metrics: bool = False,
+    kinds: Sequence[Kind] = (),
 ) -> Iterator[Site]:
-    """A site that answers on a free port of 127.0.0.1."""
-    found = _site(data_dir, require_key=require_key)
+    """A site that answers on a free port of 127.0.0.1, and works on these kinds of operations."""
+    found = _site(data_dir, require_key=require_key, kinds=kinds)
     app = site(
         access=Access(found.keyring, found.sessions, open_metrics=open_metrics),
         hosts=HostCheck("127.0.0.1", ["tocsin.example:8443", "plain.example"]),
@@ -271,7 +305,13 @@ def running(
         table=found.table,
     )
     settings = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, lifespan="off", loop="asyncio"
+        _living(app, found.operations),
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        lifespan="on",
+        loop="asyncio",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -286,6 +326,23 @@ def running(
         server.should_exit = True
         thread.join(10)
         found.store.close()
+
+
+def _living(app: ASGIApp, operations: Operations) -> ASGIApp:
+    """The app, whose operations live as long as its server."""
+
+    async def living(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        await receive()
+        await operations.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await operations.stop(0)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    return living
 
 
 def entry(number: int, *, started_at: int, text: str = "hello", **changes: Any) -> Entry:

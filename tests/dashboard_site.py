@@ -25,8 +25,10 @@ from tocsin.core.clock import SystemClock
 from tocsin.core.errors import BadRequest
 from tocsin.core.interaction import Entry
 from tocsin.core.ledger import Account, Limit
+from tocsin.core.operations import Answered
 from tocsin.core.signals import Objective, Signal
 from tocsin.core.supervision import Supervision
+from tocsin.operations import Operations, Settings
 from tocsin.runtime.stops import Switch
 from tocsin.store import KeyRow, Store, open_store
 
@@ -88,6 +90,15 @@ class Answer:
     text: str
 
 
+def operations(store: Store) -> Operations:
+    """An engine that runs nothing: what it writes is taken up by those that do."""
+
+    async def nothing(*_: object) -> Answered:
+        raise AssertionError("nobody makes calls here")
+
+    return Operations(store.operations, FixedClock(), settings=Settings, kinds=(), ask=nothing)
+
+
 def _deps(site: Site) -> dashboard.DashboardDeps:
     def issue(
         name: str, role: Role, features: tuple[str, ...], expires: int | None, *, actor: str
@@ -129,7 +140,14 @@ def _deps(site: Site) -> dashboard.DashboardDeps:
             ),
         ),
     )
+    engine = operations(site.store)
+
+    async def answer(operation_id: str, approved: bool, note: str, by: str) -> None:
+        await engine.answer(operation_id, approved=approved, note=note, by=by)
+
     return dashboard.DashboardDeps(
+        cancel_operation=engine.cancel,
+        answer_operation=answer,
         store=site.store,
         clock=FixedClock(),
         settings=lambda: msgspec.structs.replace(

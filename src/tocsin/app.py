@@ -11,29 +11,28 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from tocsin.behaviour import Behaviour, evaluators_of, signals_of_all
+from tocsin.config.checks import function_problems
 from tocsin.config.defaults import default_upstreams
 from tocsin.config.model import Config
 from tocsin.config.sentinels import with_sentinels
-from tocsin.config.signals import objectives_of, signals_of
-from tocsin.config.supervision import supervision_of
 from tocsin.core.call import Principal
 from tocsin.core.clock import Clock, SystemClock
 from tocsin.core.domain import Domain
 from tocsin.core.errors import ConfigError, InputError
-from tocsin.core.interaction import Entry, Interaction, Mode
+from tocsin.core.interaction import Entry, Mode
 from tocsin.core.messages import Hash
 from tocsin.core.policy import Next, Policy, Provider
 from tocsin.core.redact import Redactor
-from tocsin.core.signals import Objective, Signal, SignalSettings
-from tocsin.core.stops import Switchboard
-from tocsin.core.supervision import Burn, Supervision
+from tocsin.core.signals import Signal
 from tocsin.domains import DOMAINS
 from tocsin.ledger import Ledger, LedgerPolicy, limits_of
+from tocsin.operations import Operations
+from tocsin.operations.webhooks import Webhooks
 from tocsin.providers import (
     HttpClient,
     OutboundGuard,
@@ -44,13 +43,17 @@ from tocsin.providers import (
     make_providers,
     start_providers,
 )
+from tocsin.responses import Durable
+from tocsin.runtime.checks import CheckFunction
 from tocsin.runtime.desk import Desk
 from tocsin.runtime.enrich import Enricher
 from tocsin.runtime.identity import IdentityPolicy, Seen
+from tocsin.runtime.meaning import Judge
 from tocsin.runtime.recorder import Recorder
 from tocsin.runtime.records import Ingested
 from tocsin.runtime.runtime import Learner, Runtime
 from tocsin.runtime.stops import StopsPolicy, Switch
+from tocsin.services import ProcessServices, modes_of
 from tocsin.store import Store, open_store
 from tocsin.worker.detecting import flush_job
 from tocsin.worker.export import Exporter
@@ -60,95 +63,11 @@ log = logging.getLogger("tocsin.app")
 
 ENTRY_POINTS = "tocsin.domains"
 """The entry-point group by which third-party packages contribute a ``Domain``."""
+CHECKS = "tocsin.checks"
+"""The entry-point group by which packages offer checks of answers."""
 
 PATH: tuple[str, ...] = ("identity", "stops", "ledger")
 """Order of the built-in policies, outermost first. Policies of domains come after them."""
-
-
-class Parts(Protocol):
-    """What of a process its services are made of."""
-
-    @property
-    def config(self) -> Config: ...
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def switch(self) -> Switch: ...
-    @property
-    def desk(self) -> Desk: ...
-    @property
-    def behaviour(self) -> Behaviour: ...
-    @property
-    def pricer(self) -> Pricer: ...
-
-
-class ProcessServices:
-    """What domains get of the process (``core.domain.Services``)."""
-
-    def __init__(self, app: Parts) -> None:
-        self._app = app
-        self._supervision: dict[str, Supervision] = {}
-        self._config: Config | None = None
-        self._objectives: tuple[Config, tuple[Objective, ...]] | None = None
-        self._signals: tuple[Config | None, dict[str, SignalSettings]] = (None, {})
-        self.clock = app.clock
-        self.stops: Switchboard = app.switch
-        self.alert = app.desk.alert
-        self.found = app.desk.found
-        self.watched = app.desk.watched
-
-    def supervision(self, feature: str) -> Supervision:
-        """A feature's settings; worked out once for each configuration."""
-        config = self._app.config
-        if self._config is not config or len(self._supervision) > 10_000:
-            self._config, self._supervision = config, {}
-        found = self._supervision.get(feature)
-        if found is None:
-            mode = _modes(config)(feature, "agents")
-            found = self._supervision[feature] = supervision_of(config, feature, mode)
-        return found
-
-    def signals(self, feature: str) -> SignalSettings:
-        """How the signals of a feature are watched; worked out once for each configuration."""
-        config = self._app.config
-        if self._signals[0] is not config or len(self._signals[1]) > 10_000:
-            self._signals = config, {}
-        known = self._signals[1]
-        found = known.get(feature)
-        if found is None:
-            found = known[feature] = signals_of(config, feature)
-        return found
-
-    def objectives(self) -> tuple[Objective, ...]:
-        """All objectives; worked out once for each configuration."""
-        config, made = self._app.config, self._objectives
-        if made is None or made[0] is not config:
-            made = self._objectives = config, objectives_of(config)
-        return made[1]
-
-    def catalogue(self) -> Mapping[str, Signal]:
-        """Every signal that there is, by name."""
-        return self._app.behaviour.catalogue
-
-    def accepted(self, feature: str, signal: str) -> int:
-        """Since when a person has called the level of a signal normal."""
-        return self._app.behaviour.accepted(feature, signal)
-
-    @property
-    def burn(self) -> Burn:
-        """``[burn]`` as it was at the start."""
-        return Burn(factor=self._app.config.burn.factor, min_usd=self._app.config.burn.min_usd)
-
-    def price(self, interaction: Interaction) -> int | None:
-        """By the price list, once it is loaded: the record itself is priced later, off the path."""
-        if interaction.usage.source != "reported" or not self._app.pricer.loaded:
-            return interaction.cost_nano_usd
-        return self._app.pricer(
-            interaction.provider or "",
-            interaction.response_model or interaction.request_model,
-            interaction.usage,
-            interaction.started_at,
-        )[0]
 
 
 class App:
@@ -201,10 +120,19 @@ class App:
         self.services = ProcessServices(self)
         self.policies = self._policies()
         """The request path, outermost first."""
+        self.judge = Judge(config, _check_functions(config))
+        """Says what answers mean."""
         self.runtime = self._runtime(config)
+        self.durable = self._durable()
+        """Operations and who is told of their ends."""
         self.worker = Worker(self._jobs())
         self._ticker: asyncio.TimerHandle | None = None
         self._warming: asyncio.Future[None] | None = None
+
+    @property
+    def operations(self) -> Operations:
+        """Durable work. It runs where a front door lets it (``work``)."""
+        return self.durable.operations
 
     # -- life --
 
@@ -218,16 +146,19 @@ class App:
         await self.switch.start(self.runtime)
         self.worker.start()
         await start_providers(self.providers)
+        await self.durable.start()
         self._tick()
-        self._warming = asyncio.get_running_loop().run_in_executor(None, self.pricer.warm)
+        self._warming = asyncio.get_running_loop().run_in_executor(None, self._warm)
         return recovered
 
     async def stop(self) -> None:
         """Finish what is under way and let go of everything."""
         if self._ticker is not None:
             self._ticker.cancel()
+        await self.durable.stop()
         self.runtime.watch.stop()
         await self.worker.stop()
+        await self.durable.close()
         await self.switch.stop()
         await self.ledger.stop()
         if self._warming is not None:
@@ -241,6 +172,11 @@ class App:
             await provider.aclose()
         await self.client.aclose()
         await asyncio.to_thread(self.store.close)
+
+    def _warm(self) -> None:
+        """Load what the first calls would wait for."""
+        self.pricer.warm()
+        self.judge.warm()
 
     def _tick(self) -> None:
         self.recorder.tick()
@@ -266,6 +202,8 @@ class App:
             if old != new
         ]
         old = self.providers
+        self.durable.check(config)
+        functions = _check_functions(config)
         limits = limits_of(config)
         providers = self._make_providers(config)
         needs_restart += [
@@ -277,8 +215,9 @@ class App:
         self.providers = providers
         self.pricer.configure(config.prices)
         self.ledger.configure(limits, config.ledger)
+        self.judge.configure(config, functions)
         self.runtime.configure(
-            modes=_modes(config),
+            modes=modes_of(config),
             dispatch=self._dispatch or self.router,
             redactor=Redactor(secrets_of(config, self._env)),
         )
@@ -316,19 +255,39 @@ class App:
     def _runtime(self, config: Config) -> Runtime:
         return Runtime(
             policies=self.policies,
-            modes=_modes(config),
+            modes=modes_of(config),
             dispatch=self._dispatch or self.router,
             recorder=self.recorder,
             clock=self.clock,
             learners=tuple(policy for policy in self.policies if isinstance(policy, Learner)),
             redactor=Redactor(secrets_of(config, self._env)),
+            judge=self.judge,
         )
+
+    def _durable(self) -> Durable:
+        return Durable(
+            self.store,
+            self.clock,
+            config=lambda: self.config,
+            providers=lambda: self.providers,
+            runtime=lambda: self.runtime,
+            price=self.services.price,
+            kinds=[kind for domain in self.domains for kind in domain.kinds],
+            alert=self.desk.alert,
+            env=self._env,
+        )
+
+    def work(self, secret: bytes) -> Webhooks:
+        """Let this process work on operations, once it is started (``Durable.work``)."""
+        webhooks = self.durable.work(secret)
+        self.worker = Worker(self._jobs())
+        return webhooks
 
     def _policies(self) -> tuple[Policy, ...]:
         """The request path, outermost first."""
 
         def mode(feature: str) -> Mode:
-            return _modes(self.config)(feature, "ledger")
+            return modes_of(self.config)(feature, "ledger")
 
         services = self.services
         built_in: dict[str, Policy] = {
@@ -346,6 +305,7 @@ class App:
             jobs += (self._exporter().job(),)
         jobs += (
             flush_job(self.desk.flush),
+            *self.durable.jobs(),
             *self.behaviour.jobs(self.services, self._env, self._evaluator),
         )
         if self._dispatch is not None:
@@ -492,34 +452,47 @@ def all_domains() -> tuple[Domain, ...]:
     return DOMAINS + _installed_domains()
 
 
+def _loaded(point: importlib.metadata.EntryPoint) -> Any:
+    """What an installed package offers. Raises ``ConfigError``."""
+    try:
+        return point.load()
+    except Exception as error:
+        kind = "domain" if point.group == ENTRY_POINTS else "check"
+        raise ConfigError(
+            f"the {kind} '{point.name}' of {point.value} cannot be loaded: {error}; "
+            "fix or uninstall that package"
+        ) from error
+
+
 def _installed_domains() -> tuple[Domain, ...]:
     """Domains of third-party packages, by entry point; one that cannot be loaded is named."""
     found: list[Domain] = []
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            domain = point.load()
-        except Exception as error:
-            raise ConfigError(
-                f"the domain '{point.name}' of {point.value} cannot be loaded: {error}; "
-                "fix or uninstall that package"
-            ) from error
+        domain = _loaded(point)
         if not isinstance(domain, Domain):
             raise ConfigError(f"{point.value} is no tocsin Domain; fix or uninstall that package")
         found.append(domain)
     return tuple(found)
 
 
-def _modes(config: Config) -> Callable[[str, str], Mode]:
-    """Mode of a policy: the feature's own setting, else the general one, else enforce."""
+def checks_offered() -> tuple[str, ...]:
+    """Names of the checks that installed packages offer."""
+    return tuple(sorted(point.name for point in importlib.metadata.entry_points(group=CHECKS)))
 
-    def mode(feature: str, policy: str) -> Mode:
-        own = config.features.get(feature)
-        if own is not None and policy in own.policies:
-            return own.policies[policy]
-        general: Mode | None = getattr(config.policies, policy, None)
-        return general or "enforce"
 
-    return mode
+def _check_functions(config: Config) -> dict[str, CheckFunction]:
+    """The functions that the settings name. Raises ``ConfigError`` for one that nobody offers, or
+    that cannot be loaded."""
+    for problem in function_problems(config, checks_offered()):
+        raise ConfigError(f"{'.'.join(str(part) for part in problem.path)}: {problem.message}")
+    wanted = {
+        name
+        for feature in config.features.values()
+        if feature.checks is not None
+        for name in feature.checks.functions
+    }
+    points = importlib.metadata.entry_points(group=CHECKS) if wanted else ()
+    return {point.name: _loaded(point) for point in points if point.name in wanted}
 
 
 def _client(config: Config) -> HttpClient:
@@ -537,6 +510,7 @@ def secrets_of(config: Config, env: Mapping[str, str]) -> list[str]:
     names |= {upstream.api_key_env for upstream in config.upstreams.values()}
     names |= {upstream.api_key_env for upstream in default_upstreams(env).values()}
     found = [env[name] for name in names if env.get(name)]
+    found += [env[hook.secret_env] for hook in config.webhooks.values() if env.get(hook.secret_env)]
     found += env.get(config.digest.urls_env, "").split() if config.digest.urls_env else []
     return [*found, config.store.url] if "@" in config.store.url else found
 

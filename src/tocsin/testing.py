@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import jsonschema_rs
 import msgspec
 
 from tocsin.config.model import StoreSettings
@@ -33,6 +34,7 @@ from tocsin.core.errors import CallError, NotFound
 from tocsin.core.ids import derived_id
 from tocsin.core.interaction import Attempt, Entry, Interaction, Usage
 from tocsin.core.messages import chain, parse_message
+from tocsin.core.operations import Kind
 from tocsin.core.outcome import OUTCOMES
 from tocsin.core.policy import FailureMode, Policy, Reply
 from tocsin.core.signals import AXIS_SIGNALS, Objective, Signal, SignalSettings, unscored
@@ -258,6 +260,7 @@ def check_domain(domain: Domain, *, reserved_commands: Sequence[str] = ()) -> No
         ),
         *(f"panel {panel.name}: {w}" for panel in domain.panels for w in _check_panel(panel)),
         *(f"command {c.name}: {w}" for c in domain.commands for w in _check_command(c)),
+        *(f"kind {kind.name}: {w}" for kind in domain.kinds for w in _check_kind(kind)),
     ]
     if wrong:
         listed = "\n".join(f"- {line}" for line in wrong)
@@ -352,6 +355,7 @@ def _check_names(domain: Domain, reserved: Sequence[str]) -> Iterator[str]:
         ("detectors", [_name_of(make) for make in map(_served, domain.detectors)]),
         ("panels", [panel.name for panel in domain.panels]),
         ("commands", [command.name for command in domain.commands]),
+        ("kinds", [kind.name for kind in domain.kinds]),
     ):
         for name in names:
             if not _NAME.match(name):
@@ -546,7 +550,7 @@ def _check_alert(detector: Detector, alert: object, seen: set[str]) -> Iterator[
         yield "an alert's evidence must be interactions that the detector was shown"
 
 
-# -- panels and commands --
+# -- panels, commands and kinds --
 
 
 def _check_panel(panel: Panel) -> Iterator[str]:
@@ -567,6 +571,19 @@ def _check_command(command: Command) -> Iterator[str]:
         yield "has no help text"
     if not _is_a(command.run, Callable):
         yield "run must be callable"
+
+
+def _check_kind(kind: Kind) -> Iterator[str]:
+    if kind.name in ("response", "batch"):
+        yield "is a kind of tocsin itself"
+    if not kind.summary.strip() or "\n" in kind.summary:
+        yield "its summary must be one sentence on one line"
+    if not _is_a(kind.run, Callable):
+        yield "run must be callable"
+    try:
+        jsonschema_rs.validator_for(dict(kind.schema or {}))
+    except (ValueError, TypeError, jsonschema_rs.ValidationError) as failure:
+        yield f"its schema is no JSON schema: {failure}"
 
 
 __all__ = [

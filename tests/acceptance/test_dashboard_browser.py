@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from dashboard_site import SECRET, Site, running
-from dashboard_tab import Tab, axe_source, launched, violations
+from dashboard_tab import Tab, violations
 from dashboard_world import HOUR, NOW, hostile_run, long_run, tool_run, world
 from tocsin.core.ids import derived_id
 
@@ -33,12 +33,6 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
-
-
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     made = browser.new_context(
@@ -48,13 +42,6 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     )
     yield made
     made.close()
-
-
-@pytest.fixture
-def tab(context: BrowserContext, site: Site) -> Iterator[Tab]:
-    made = Tab(context, site)
-    yield made
-    assert made.complaints == []
 
 
 def url(page: Page) -> str:
@@ -348,12 +335,6 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, site: Site, width: i
         over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert over <= 0, f"{path} is {over} px too wide at {width}"
     context.close()
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, from npm."""
-    return axe_source(tmp_path_factory.mktemp("axe"))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])

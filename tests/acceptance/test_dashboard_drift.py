@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from dashboard_drift import CHANGED, CHANGING, MOVED, STEADY, Served, serving
-from dashboard_tab import launched
 from dashboard_world import HOUR, NOW
 
 pytestmark = pytest.mark.browser
@@ -24,12 +23,6 @@ SOON = 12 * HOUR
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("drift")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
         yield found
 
 

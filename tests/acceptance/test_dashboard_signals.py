@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from dashboard_signals import CATALOGUE, CHANGED, DAY, FINGERPRINT, Plain, fill, traffic
 from dashboard_site import Site, running
-from dashboard_tab import Tab, axe_source, launched, violations
+from dashboard_tab import Tab, violations
 from dashboard_world import HOSTILE, HOUR, NOW, hostile_run
 from tocsin.core.domain import Alert
 from tocsin.core.ids import derived_id
@@ -90,31 +90,6 @@ def _as_admin(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "site" in request.fixturenames:
         request.getfixturevalue("site").role = "admin"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return axe_source(tmp_path_factory.mktemp("axe"))
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    made = browser.new_context(viewport={"width": 1440, "height": 900})
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def tab(context: BrowserContext, site: Site) -> Iterator[Tab]:
-    made = Tab(context, site)
-    yield made
-    assert made.complaints == []
 
 
 def row(page: Page, feature: str) -> Any:

@@ -22,7 +22,7 @@ from dashboard_runs import (
     working_run,
 )
 from dashboard_site import Site, running
-from dashboard_tab import Tab, axe_source, launched, violations
+from dashboard_tab import Tab, violations
 from dashboard_world import NOW, SECOND
 from tocsin.core.ids import derived_id
 from tocsin.core.stops import Stop
@@ -60,32 +60,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with running(tmp_path, entries) as found:
         fill(found)
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, from npm."""
-    return axe_source(tmp_path_factory.mktemp("axe"))
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    made = browser.new_context(viewport={"width": 1440, "height": 900})
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def tab(context: BrowserContext, site: Site) -> Iterator[Tab]:
-    made = Tab(context, site)
-    yield made
-    assert made.complaints == []
 
 
 def standing(site: Site, run_id: str) -> list[Stop]:

@@ -101,7 +101,7 @@ def test_a_size_ceiling_deletes_the_oldest(store: Store) -> None:
         batch = [entry(n, body=noise(n, 2000)) for n in range(start, start + 100)]
         store.append(batch)
     assert store.sweep(max_bytes=10**9).interactions == 0
-    swept = store.sweep(max_bytes=500_000, batch=50)
+    swept = store.sweep(max_bytes=700_000, batch=50)
     assert 0 < swept.interactions < 400
     numbers = sorted(int(name[5:]) for name in ids(store))
     assert numbers == list(range(400 - len(numbers), 400))

@@ -246,6 +246,8 @@ def test_what_changed_between_two_configurations_is_named(tmp_path: Path) -> Non
         "features.f.targets",
         "features.f.agents",
         "features.f.signals",
+        "features.f.checks",
+        "features.f.require_idempotency_key",
     )
     assert changed(old, old) == ()
 

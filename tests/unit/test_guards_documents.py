@@ -69,7 +69,7 @@ def test_every_way_to_extend_tocsin_is_documented(point: str) -> None:
 
 def test_every_field_of_a_domain_is_a_documented_extension_point() -> None:
     fields = set(Domain.__struct_fields__) - {"name", "summary"}
-    assert fields == {"policies", "evaluators", "detectors", "panels", "commands"}
+    assert fields == {"policies", "evaluators", "detectors", "panels", "commands", "kinds"}
 
 
 def test_every_file_that_a_document_names_exists() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.domains.signals.refusals import boilerplate_share, refused
+from tocsin.core.refusals import refused
+from tocsin.domains.signals.boilerplate import boilerplate_share
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from support.chats import asked, values
+from tocsin.core.schemas import compiled, unfolded
 from tocsin.domains.signals.form import FormEvaluator
-from tocsin.domains.signals.schemas import Schemas, compiled, unfolded
+from tocsin.domains.signals.schemas import Schemas
 
 SCHEMA = {
     "type": "object",
@@ -164,5 +165,5 @@ def test_what_requests_expect_is_kept_in_bounded_memory() -> None:
     for number in range(200):
         params = {"output_format": {"type": "json_schema", "schema": {"const": number}}}
         list(schemas.verdicts(asked("x", "1", params=params), "1"))
-    assert len(schemas._expected) <= 64
-    assert len(schemas._checkers) <= 64
+    assert len(schemas._expectations._expected) <= 64
+    assert len(schemas._expectations._checkers) <= 64

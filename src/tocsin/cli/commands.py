@@ -14,6 +14,7 @@ from tocsin.cli.guard import guarded
 from tocsin.cli.options import ConfigFile, Json
 from tocsin.cli.options import example as _example
 from tocsin.cli.watching import sentinels_app
+from tocsin.cli.working import After, Id, operations_app, webhooks_app
 
 app = typer.Typer(
     cls=Commands,
@@ -33,6 +34,8 @@ keys_app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 app.add_typer(sentinels_app, name="sentinels")
+app.add_typer(operations_app, name="operations")
+app.add_typer(webhooks_app, name="webhooks")
 
 Since = Annotated[
     str | None, typer.Option(help="From: 30m, 24h, 7d, 2w, a date such as 2026-11-01, or all.")
@@ -85,6 +88,21 @@ def up(
     from tocsin.cli.serve import up as run
 
     return run(config, host=host, port=port, data_dir=data_dir, quiet=quiet)
+
+
+@app.command(
+    epilog=_example("tocsin follow resp_018f...", "tocsin follow resp_018f... --after 41 --json")
+)
+@guarded
+def follow(operation: Id, config: ConfigFile = None, after: After = -1, json: Json = False) -> int:
+    """Print an operation's events from any point, live, until it ends.
+
+    The same lines however often and from wherever they are read. Exit code 1 when it ended
+    otherwise than complete.
+    """
+    from tocsin.cli.operations import follow as work
+
+    return work(config, operation, after=after, json=json)
 
 
 @app.command(epilog=_example("tocsin demo", "tocsin demo --once"))

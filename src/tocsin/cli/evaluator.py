@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from tocsin.app import ProcessServices, all_domains, open_store_from, secrets_of
+from tocsin.app import all_domains, open_store_from, secrets_of
 from tocsin.behaviour import Behaviour
 from tocsin.cli.memory import keep_little
 from tocsin.config.model import Config
@@ -25,6 +25,7 @@ from tocsin.gateway import logs
 from tocsin.providers import Pricer
 from tocsin.runtime.desk import Desk
 from tocsin.runtime.stops import Switch
+from tocsin.services import ProcessServices
 from tocsin.worker.apart import work_until
 from tocsin.worker.evaluating import LIVE_BATCH
 

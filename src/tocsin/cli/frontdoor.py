@@ -48,11 +48,13 @@ from tocsin.gateway.access import (
 )
 from tocsin.gateway.auth import Keyring, key_required, load_secret
 from tocsin.gateway.hosts import HostCheck
+from tocsin.gateway.repeats import Repeats
 from tocsin.gateway.server import Gateway
 from tocsin.gateway.sessions import LoginCodes, Sessions
 from tocsin.gateway.signal_metrics import SignalGauges
 from tocsin.gateway.site import site
 from tocsin.ledger import limits_of
+from tocsin.worker.deliveries import check_callback
 
 
 class FrontDoor:
@@ -71,6 +73,7 @@ class FrontDoor:
         self.access = Access.of(config, self.keyring, sessions)
         self.metrics = metrics.Metrics()
         self._sessions = sessions
+        self._webhooks = app.work(secret)
         app.watchers.append(self._count)
         self._gauges()
         hosts = HostCheck.of(config)
@@ -83,6 +86,14 @@ class FrontDoor:
             max_body_bytes=config.server.max_body_bytes,
             start=_started(app.start),
             stop=app.stop,
+            managed=app.durable.door(),
+            repeats=Repeats(
+                config=lambda: app.config,
+                clock=app.clock,
+                book=app.store.operations,
+                owner=app.operations.owner,
+                grace_s=config.server.shutdown_grace_s,
+            ),
         )
 
     def redactor(self) -> Redactor:
@@ -156,6 +167,9 @@ class FrontDoor:
                     switch=app.switch,
                     ledger=app.ledger,
                     catalogue=lambda: app.behaviour.catalogue,
+                    operations=app.operations,
+                    webhooks=self._webhooks,
+                    check_callback=self._check_callback,
                 )
             ),
             *signin.routes(
@@ -166,6 +180,12 @@ class FrontDoor:
             ),
             *page_routes(deps),
         ]
+
+    async def _answer(self, operation_id: str, approved: bool, note: str, by: str) -> None:
+        await self.app.operations.answer(operation_id, approved=approved, note=note, by=by)
+
+    async def _check_callback(self, url: str) -> None:
+        await check_callback(url, self.app.config.outbound.allow)
 
     def _dashboard(self) -> DashboardDeps:
         return DashboardDeps(
@@ -182,6 +202,8 @@ class FrontDoor:
             in_flight=self.app.switch.in_flight,
             catalogue=lambda: self.app.behaviour.catalogue,
             objectives=self.app.services.objectives,
+            cancel_operation=self.app.operations.cancel,
+            answer_operation=self._answer,
             judges=lambda: {
                 judge_signal(name, judge.question).name: judge.min_labels
                 for name, judge in self.app.config.judges.items()

@@ -112,7 +112,7 @@ def _chosen(store: Store, feature: str, count: int, since: str | None, told: Any
     return [kept[index] for index in choose(texts, count)]
 
 
-_ANSWERED = frozenset({"complete", "truncated", "refused"})
+_ANSWERED = frozenset({"complete", "truncated", "refused", "invalid", "unverified"})
 
 
 # -- run --

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _ROLE_STYLE = {"system": "magenta", "developer": "magenta", "user": "cyan", "assistant": "green"}
+_VERDICT_STYLE = {"pass": "dim", "unsure": "yellow", "fail": "red"}
 _INDENT = "    "
 
 
@@ -132,6 +133,19 @@ def _call_head(call: Interaction) -> Iterator["Text"]:
         )
 
 
+def _check_lines(call: Interaction, *, every: bool) -> Iterator["Text"]:
+    """What the answer was checked for; without ``every`` only what did not pass."""
+    from rich.text import Text  # as in ``output.console``
+
+    for check in call.checks:
+        if every or check.verdict != "pass":
+            detail = f": {fmt.one_line(check.detail, 500)}" if check.detail else ""
+            yield Text(
+                f"{_INDENT}check {fmt.one_line(check.name, 64)} {story.found(check)}{detail}",
+                style=_VERDICT_STYLE[check.verdict],
+            )
+
+
 def _tool_times(rows: Sequence[story.Row]) -> dict[int, list[story.Row]]:
     """The tool executions that follow each step, by the step's number."""
     found: dict[int, list[story.Row]] = {}
@@ -166,6 +180,7 @@ def _step_lines(step: story.Step, tools: Sequence[story.Row], *, full: bool) -> 
     )
     if call.error_message:
         yield Text(_INDENT + fmt.one_line(call.error_message, 500), style="red")
+    yield from _check_lines(call, every=full)
     if step.resent:
         yield Text(f"{_INDENT}({fmt.plural(step.resent, 'earlier message')} sent again)", "dim")
     if step.missing:

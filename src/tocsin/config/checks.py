@@ -13,9 +13,25 @@ from urllib.parse import urlsplit
 
 from tocsin.config.limits import Finding, limit_problems
 from tocsin.config.model import Config, Policies, Upstream
+from tocsin.config.operations import ChecksSettings
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
+_LANGUAGE = re.compile(r"[a-z]{2}\Z")
+BUILT_IN_CHECKS = frozenset(
+    {
+        "checks",
+        "cites",
+        "finish",
+        "language",
+        "length",
+        "pattern",
+        "refusal",
+        "schema",
+        "tool_arguments",
+    }
+)
+"""Names that no function may take."""
 _KEYLESS = frozenset({"local", "replay", "scripted"})
 
 
@@ -69,6 +85,14 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[Finding]:
                     f"has no effect on an upstream of kind `{upstream.kind}`; remove it",
                 )
             )
+    for name, feature in config.features.items():
+        if feature.checks is not None and not _checks_anything(feature.checks):
+            found.append(
+                Finding(
+                    ("features", name, "checks"),
+                    "checks nothing; set one of its settings, or remove the table",
+                )
+            )
     variable = config.otlp.headers_env
     if variable and not env.get(variable):
         found.append(
@@ -86,6 +110,14 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[Finding]:
             )
         )
     return found
+
+
+def _checks_anything(checks: ChecksSettings) -> bool:
+    return checks.must_cite or any(
+        getattr(checks, setting) not in (None, "", ())
+        for setting in ChecksSettings.model_fields
+        if setting not in ("must_cite", "outcome")
+    )
 
 
 def _server_problems(config: Config) -> Iterator[Finding]:
@@ -165,6 +197,43 @@ def _sentinel_problems(config: Config, name: str) -> Iterator[Finding]:
             yield from _unknown_upstream(config, ("sentinels", name, "upstreams", index), upstream)
 
 
+def _checks_problems(path: tuple[str, ...], checks: ChecksSettings) -> Iterator[Finding]:
+    least, most = checks.min_chars, checks.max_chars
+    if least is not None and most is not None and least > most:
+        yield Finding(
+            (*path, "min_chars"), f"is {least}, above `max_chars` ({most}): every answer would fail"
+        )
+    if checks.language and not _LANGUAGE.match(checks.language):
+        yield Finding((*path, "language"), "must be an ISO 639-1 code of two letters, such as `de`")
+    for pattern in checks.must_not_match:
+        if pattern in checks.must_match:
+            yield Finding(
+                (*path, "must_not_match"),
+                f"{pattern!r} is in `must_match` too: every answer would fail",
+            )
+    for index, name in enumerate(checks.functions):
+        if name in BUILT_IN_CHECKS:
+            yield Finding(
+                (*path, "functions", index),
+                f"`{name}` is a check of Tocsin's own; your function needs another name",
+            )
+
+
+def function_problems(config: Config, offered: Collection[str]) -> list[Finding]:
+    """Checks by function that no installed package offers."""
+    return [
+        Finding(
+            ("features", name, "checks", "functions", index),
+            f"no installed package offers the check `{wanted}`{nearest(wanted, offered)} "
+            "(entry points of the group `tocsin.checks`)",
+        )
+        for name, feature in config.features.items()
+        if feature.checks is not None
+        for index, wanted in enumerate(feature.checks.functions)
+        if wanted not in offered
+    ]
+
+
 def _feature_problems(config: Config, name: str) -> Iterator[Finding]:
     feature, path = config.features[name], ("features", name)
     if not _NAME.match(name):
@@ -182,6 +251,8 @@ def _feature_problems(config: Config, name: str) -> Iterator[Finding]:
     for tier, weight in weights.items():
         if not weight:
             yield Finding((*path, "targets"), f"tier {tier} has no target with a `weight` above 0")
+    if feature.checks is not None:
+        yield from _checks_problems((*path, "checks"), feature.checks)
     for policy in feature.policies:
         if policy not in Policies.model_fields:
             known = ", ".join(f"`{known}`" for known in Policies.model_fields)

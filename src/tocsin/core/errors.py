@@ -9,7 +9,8 @@
     ├── InputError           a file or request that cannot be read: names what and where
     ├── NotFound             no such run, interaction, key or feature
     └── CallError            a call that gets no model's answer; has a status and a code
-        ├── BadRequest       400/413/415: the request itself
+        ├── BadRequest       400/413/415/422: the request itself
+        ├── Conflict         409: another request with the same idempotency key stands in its way
         ├── Unauthenticated  401: no key, or not one of ours
         ├── Forbidden        403: the key may not do this
         ├── Denied           a policy said no (429 or 403)
@@ -93,6 +94,14 @@ class BadRequest(CallError):
 
     status = 400
     code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class Conflict(CallError):
+    """Another request with the same idempotency key stands in the way of this one."""
+
+    status = 409
+    code = "conflict"
     type = "invalid_request_error"
 
 

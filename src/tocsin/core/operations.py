@@ -124,6 +124,14 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
 
 
+class Closing(msgspec.Struct, frozen=True, kw_only=True):
+    """The last events, as (type, JSON), and the result of an operation whose work was cut."""
+
+    events: tuple[tuple[str, bytes], ...] = ()
+    """Numbered from the operation's ``events`` on."""
+    result: bytes | None = None
+
+
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a model call that work made."""
 
@@ -132,6 +140,10 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     outcome: Outcome
     """Of the interaction, by the answer and its checks."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nano_usd: int | None = None
+    """What it cost; ``None`` where no price is known."""
 
 
 class Work(Protocol):
@@ -175,6 +187,12 @@ class Work(Protocol):
         in the store; waits only while too much is on its way there."""
         ...
 
+    async def amend(self, *, soon: bool = False, **changes: Any) -> None:
+        """Change fields of the operation itself, such as ``upstream``, ``run_id``, ``calls`` and
+        what they used. In the store when this returns; with ``soon``, together with what is
+        written next (an event, the end), and it returns at once."""
+        ...
+
     async def progress(self, fraction: float | None, note: str = "") -> None:
         """Say how far it is."""
         ...
@@ -195,6 +213,9 @@ class Work(Protocol):
         find: Callable[[str], Awaitable[Any]] | None = None,
     ) -> Any:
         """Change the world at most once for these arguments; both callables get the step's key.
+
+        ``act`` raises ``NotDone`` where it certainly changed nothing (a refused connection says the
+        same); after any other error nobody knows, and it is not done again blindly.
 
         ``find`` asks the world what became of it when a process died in the middle: it returns the
         result, or ``None`` when it certainly did not happen (then it is done). Without ``find``,
@@ -219,6 +240,10 @@ class Work(Protocol):
 
 class Parked(Exception):
     """Work lets go of everything until a person has answered."""
+
+
+class NotDone(Exception):
+    """What an effect raises that certainly did not happen: whoever asks again does it."""
 
 
 class EffectUnknown(Exception):
@@ -248,6 +273,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the log holds only what ``run`` emits; else also ``operation.*`` events."""
     offered: bool = True
     """Whether ``POST /api/operations`` takes it."""
+    closing: Callable[[Operation, bytes], Closing] | None = None
+    """What to say of an end that ``run`` did not give: it raised, or was never there to be cut
+    (queued, waiting, its process dead). Gets the operation as it ends and what it was asked for."""
 
 
 def step_key(scope: str, name: str, arguments: Any) -> str:

@@ -1,12 +1,13 @@
 """What the dashboard needs from the rest of the process, and nothing more."""
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from tocsin.core.call import Principal, Role
 from tocsin.core.clock import Clock
+from tocsin.core.errors import NotFound
 from tocsin.core.interaction import Mode
 from tocsin.core.ledger import Account, Limit
 from tocsin.core.signals import Objective, Signal
@@ -92,6 +93,11 @@ class RevokeKey(Protocol):
     def __call__(self, key_id: str, *, actor: str) -> bool: ...
 
 
+async def nobody(*_: Any) -> None:
+    """Where no operation runs: nothing can be ended or answered."""
+    raise NotFound("No operation runs here.")
+
+
 class DashboardDeps(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a page may touch.
 
@@ -122,3 +128,8 @@ class DashboardDeps(msgspec.Struct, frozen=True, kw_only=True):
     """The configured judges: their signals, and how many labels each needs to be shown."""
     objectives: Callable[[], Sequence[Objective]] = tuple
     """All objectives, as they are set now."""
+    cancel_operation: Callable[[str, str], Awaitable[Any]] = nobody
+    """End an operation, by whom. Raises ``NotFound``."""
+    answer_operation: Callable[[str, bool, str, str], Awaitable[Any]] = nobody
+    """A person's answer to a waiting operation: yes or no, a note, by whom. Raises ``NotFound``
+    and ``InputError``."""

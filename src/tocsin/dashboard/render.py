@@ -104,6 +104,8 @@ _GLOBALS: Mapping[str, Any] = {
     "span_bar": charts.span_bar,
     "label_of": story.step_label,
     "did": story.did,
+    "checked": story.found,
+    "said_by": story.said_by,
     "limit_window": budgets.window,
     "limit_amounts": budgets.amounts,
     "value": measures.value,

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from tocsin.core.interaction import SPAN_OPERATIONS, Decision, Interaction
+from tocsin.core.meaning import Check
 from tocsin.core.messages import Hash, Message, ToolCall, link
 from tocsin.dashboard import conversation, fmt, timing
 from tocsin.store.api import Store
@@ -487,6 +488,24 @@ def did(decision: Decision) -> str:
     if decision.mode == "observe" and decision.action in _WOULD:
         return f"would {_WOULD[decision.action]}"
     return _DONE[decision.action]
+
+
+_VERDICTS = {"pass": "passed", "fail": "failed", "unsure": "could not be told"}
+_SAID = {
+    "wire": "the upstream",
+    "validator": "a rule",
+    "heuristic": "a guess",
+}
+
+
+def found(check: Check) -> str:
+    """What came of a check, in words."""
+    return _VERDICTS[check.verdict]
+
+
+def said_by(check: Check) -> str:
+    """Who says what a check says."""
+    return _SAID[check.said]
 
 
 def _tool_row(tool: _Tool, depth: int, clock: Timeline | None, origin: int) -> Row:

@@ -30,6 +30,7 @@ from tocsin.gateway import admin_models as m
 from tocsin.gateway.access import RouteRole, principal_in
 from tocsin.gateway.admin_base import AdminDeps, Reloaded, actor_of, offer
 from tocsin.gateway.admin_input import BadArguments, read_args
+from tocsin.gateway.admin_operations import WORK
 from tocsin.gateway.admin_signals import SIGNALS
 from tocsin.gateway.admin_supervision import SUPERVISION
 from tocsin.gateway.openapi import Operation, document
@@ -372,7 +373,7 @@ _RECORDS: tuple[Operation, ...] = (
     ),
 )
 
-OPERATIONS: tuple[Operation, ...] = (*_RECORDS, *SUPERVISION, *SIGNALS)
+OPERATIONS: tuple[Operation, ...] = (*_RECORDS, *SUPERVISION, *SIGNALS, *WORK)
 """Every operation of the API."""
 
 
@@ -405,7 +406,7 @@ def _endpoint(
     async def endpoint(request: Request) -> Response:
         operation = methods["GET" if request.method == "HEAD" else request.method]
         try:
-            args = await read_args(operation.args, request)
+            args = await read_args(operation.args, request, operation.max_body)
         except BadArguments as bad:
             return problem(bad.status, bad.code, bad.detail, faults=bad.faults)
         principal = principal_in(request.scope)
@@ -416,6 +417,10 @@ def _endpoint(
                 found = await run_in_threadpool(operation.run, deps, args, principal)
         except TocsinError as error:
             return _problem_of(error)
+        if isinstance(found, Response):
+            # What HEAD asks for ends with the headers, however long the stream would be.
+            is_head = request.method == "HEAD"
+            return Response(headers=found.headers) if is_head else found
         return _json(found.model_dump(), operation.status)
 
     return endpoint

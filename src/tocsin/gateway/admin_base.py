@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+from starlette.responses import Response
 
 from tocsin.core.call import Principal
 from tocsin.core.clock import Clock
@@ -15,6 +16,8 @@ from tocsin.gateway import admin_models as m
 from tocsin.gateway.access import Level
 from tocsin.gateway.auth import Keyring
 from tocsin.gateway.openapi import Operation
+from tocsin.operations import Operations
+from tocsin.operations.webhooks import Webhooks
 from tocsin.store.api import Store
 
 
@@ -72,6 +75,11 @@ class AdminDeps(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Limits
     catalogue: Callable[[], Mapping[str, Signal]]
     """Every signal that there is, by name."""
+    operations: Operations
+    """On the event loop."""
+    webhooks: Webhooks
+    check_callback: Callable[[str], Awaitable[None]]
+    """Raises ``BadRequest`` for a URL that nothing may be sent to."""
 
 
 def actor_of(principal: Principal) -> str:
@@ -83,7 +91,7 @@ def offer(
     path: str, name: str, summary: str, args: type[m.Args], run: Any, **more: Any
 ) -> Operation:
     """An operation whose answer is what ``run`` is annotated to return; a viewer's ``GET`` unless
-    ``more`` says otherwise."""
+    ``more`` says otherwise. A ``Response`` is one of server-sent events."""
     result = inspect.signature(run).return_annotation
     role: Level = more.pop("role", "viewer")
     return Operation(
@@ -93,7 +101,7 @@ def offer(
         summary=summary,
         role=role,
         args=args,
-        result=result,
+        result=None if issubclass(result, Response) else result,
         run=run,
         **more,
     )

@@ -9,8 +9,9 @@ from starlette.requests import Request
 
 from tocsin.gateway.problems import Fault
 
-MAX_BODY = 64 * 1024
 MAX_FIELDS = 100
+HEADERS = {"last_event_id": "Last-Event-ID"}
+"""Arguments that come in a header of the request: the argument's name to the header's."""
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -28,16 +29,20 @@ class BadArguments(Exception):
         self.faults = faults or []
 
 
-async def read_args(model: type[A], request: Request) -> A:
-    """The arguments of a request, checked. Raises ``BadArguments``."""
+async def read_args(model: type[A], request: Request, max_body: int) -> A:
+    """The arguments of a request, checked; ``max_body`` in bytes. Raises ``BadArguments``."""
     given: dict[str, Any] = _query(request)
     in_path = request.path_params
-    twice = given.keys() & (in_path.keys() | {"body"})
+    twice = given.keys() & (in_path.keys() | HEADERS.keys() | {"body"})
     if twice:
         raise _bad([Fault(where="query", name=sorted(twice)[0], message="is no query parameter")])
     given.update(in_path)
+    for name in HEADERS.keys() & model.model_fields.keys():
+        said = request.headers.get(HEADERS[name])
+        if said is not None:
+            given[name] = said
     if "body" in model.model_fields:
-        given["body"] = await _body(request)
+        given["body"] = await _body(request, max_body)
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -68,7 +73,7 @@ def _query(request: Request) -> dict[str, Any]:
     return given
 
 
-async def _body(request: Request) -> Any:
+async def _body(request: Request, most: int) -> Any:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise BadArguments(415, "unsupported_media_type", "content-type: application/json")
@@ -76,8 +81,8 @@ async def _body(request: Request) -> Any:
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > MAX_BODY:
-            raise BadArguments(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
+        if size > most:
+            raise BadArguments(413, "too_large", f"the body is larger than {most} bytes")
         parts.append(part)
     try:
         return from_json(b"".join(parts), allow_inf_nan=False)
@@ -102,6 +107,8 @@ def _fault(
         return Fault(where="body", name=name[:100], message=message)
     if kind == "extra_forbidden":
         message = "is no parameter of this route"
+    if first in HEADERS:
+        return Fault(where="header", name=HEADERS[first], message=message)
     return Fault(where="path" if first in in_path else "query", name=first[:100], message=message)
 
 

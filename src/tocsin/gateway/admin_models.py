@@ -20,6 +20,7 @@ from tocsin.core.interaction import (
     Source,
     UsageSource,
 )
+from tocsin.core.meaning import Said, Verdict
 from tocsin.core.outcome import Outcome
 from tocsin.store.api import RunSort, SpendBy
 
@@ -207,6 +208,15 @@ class DecisionView(View):
     duration_us: int = 0
 
 
+class CheckView(View):
+    """One thing that was looked at in an answer."""
+
+    name: str
+    verdict: Verdict
+    said: Said
+    detail: str = ""
+
+
 class InteractionView(View):
     """The record of one call."""
 
@@ -244,6 +254,9 @@ class InteractionView(View):
     first_chunk_us: int | None = None
     attempts: list[AttemptView] = []
     decisions: list[DecisionView] = []
+    checks: list[CheckView] = Field(
+        [], description="What the answer was checked for, and what came of it."
+    )
     input_messages: int = 0
     new_messages: int = 0
     tool_calls: int = 0
@@ -476,6 +489,7 @@ class SweptView(View):
     runs: int
     contents: int
     freed_bytes: int
+    operations: int = Field(description="Durable work, with its events, steps and results.")
 
 
 class ReloadedView(View):

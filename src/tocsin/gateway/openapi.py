@@ -11,10 +11,12 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 import tocsin
 from tocsin.core.call import Principal
 from tocsin.gateway.access import Level
+from tocsin.gateway.admin_input import HEADERS
 from tocsin.gateway.admin_models import Args
 from tocsin.gateway.problems import MEDIA_TYPE, Problem
 
 _REF = "#/components/schemas/{model}"
+EVENTS = "text/event-stream"
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,13 +29,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     role: Level
     args: type[Args]
-    result: type[BaseModel]
+    result: type[BaseModel] | None
+    """``None``: server-sent events, which ``run`` gives as a response."""
     run: Callable[[Any, Any, Principal], Any]
     status: int = 200
     missing: bool = False
     """Whether it can answer 404."""
     conflict: bool = False
     """Whether it can answer 409."""
+    max_body: int = 64 * 1024
+    """Largest body, in bytes."""
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -74,7 +79,8 @@ def _schemas(operations: Sequence[Operation]) -> tuple[Schemas, dict[str, Any]]:
     wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(Problem, "serialization"): None}
     for operation in operations:
         wanted[operation.args, "validation"] = None
-        wanted[operation.result, "serialization"] = None
+        if operation.result is not None:
+            wanted[operation.result, "serialization"] = None
     schemas, shared = models_json_schema(list(wanted), ref_template=_REF)
     components: dict[str, Any] = shared.get("$defs", {})
     # The arguments are spread over parameters and a body: as one object they are nobody's schema.
@@ -110,9 +116,10 @@ def _parameter(name: str, schema: Mapping[str, Any], operation: Operation) -> di
         (only,) = [option for option in options if option.get("type") != "null"]
         plain = only
     in_path = f"{{{name}}}" in operation.path or f"{{{name}:" in operation.path
+    header = HEADERS.get(name)
     return {
-        "name": name,
-        "in": "path" if in_path else "query",
+        "name": header or name,
+        "in": "path" if in_path else "header" if header else "query",
         "required": in_path,
         "description": schema.get("description", ""),
         "schema": plain,
@@ -120,7 +127,10 @@ def _parameter(name: str, schema: Mapping[str, Any], operation: Operation) -> di
 
 
 def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
-    result = schemas[operation.result, "serialization"]
+    if operation.result is None:
+        answer: dict[str, Any] = {EVENTS: {"schema": {"type": "string"}}}
+    else:
+        answer = {"application/json": {"schema": schemas[operation.result, "serialization"]}}
     refusal = schemas[Problem, "serialization"]
     statuses = [401, 403]
     takes = set(operation.args.model_fields)
@@ -134,7 +144,7 @@ def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(operation.status): {
             "description": HTTPStatus(operation.status).phrase,
-            "content": {"application/json": {"schema": result}},
+            "content": answer,
         }
     }
     for status in sorted(statuses):

@@ -4,7 +4,7 @@ ASGI describes each request in a dictionary, each answer in several more, and re
 only to an app that waits for it, which costs a task per call. A call whose length is known and
 small goes past all that: from the parser to ``Gateway.serve``, from there onto the transport.
 Everything else (pages, uploads, bodies of unknown length) stays ASGI. Either way the connection
-itself cancels the task that serves a client which has left.
+itself cancels the task that serves a client which has left, unless a retry may come for the answer.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.core.errors import CallError
-from tocsin.gateway.server import GONE, TASK, TRACES, Gateway
+from tocsin.gateway.server import GONE, TASK, TRACES, WIRE, Gateway
 from tocsin.gateway.wire import DirectWire
 from tocsin.runtime.intake import dialect_of
 
@@ -166,9 +166,10 @@ class TocsinProtocol(HttpToolsProtocol):
             keep_alive=call.keep_alive,
             head_only=call.method == "HEAD",
             done=self.on_response_complete,
+            client=self.client,
         )
         task = self.loop.create_task(self._run(call, call.wire))
-        call.task = task
+        call.task = call.wire.task = task
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -205,11 +206,15 @@ class TocsinProtocol(HttpToolsProtocol):
             return
         if type(cycle) is _Call:
             cycle.gone = True
-            task = cycle.task
+            task, wire = cycle.task, cycle.wire
         else:
-            task = cycle.scope.get(TASK)
+            task, wire = cycle.scope.get(TASK), cycle.scope.get(WIRE)
             cycle.scope[GONE] = True
-        if task is not None:
+        if task is None:
+            return
+        if self.gateway.left(wire):
+            self.tasks.discard(task)  # no stop of the server waits for what nobody waits for
+        else:
             task.cancel()
 
 

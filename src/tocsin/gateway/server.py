@@ -16,6 +16,7 @@ from tocsin.core.errors import BadRequest, CallError
 from tocsin.core.policy import Reply
 from tocsin.gateway.auth import Keyring
 from tocsin.gateway.hosts import HostCheck
+from tocsin.gateway.repeats import Asked, Repeats
 from tocsin.gateway.wire import AsgiWire, Send, Wire
 from tocsin.runtime.intake import ERROR_HEADER, answer_headers, dialect_of, take_in
 from tocsin.runtime.runtime import Runtime
@@ -30,6 +31,7 @@ TRACES = "/v1/traces"
 """OTLP ingest: the one path under ``/v1/`` that is no call."""
 
 TASK = "tocsin.task"
+WIRE = "tocsin.wire"
 GONE = "tocsin.gone"
 """Keys of the ASGI scope by which the server cancels a call whose client has left."""
 
@@ -67,6 +69,7 @@ class Gateway:
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
         managed: Managed | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self._runtime = runtime
         self._keyring = keyring
@@ -77,6 +80,7 @@ class Gateway:
         self._start = start
         self._stop = stop
         self._managed = managed
+        self._repeats = repeats
 
     @property
     def max_body_bytes(self) -> int:
@@ -106,6 +110,8 @@ class Gateway:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         try:
+            if self._repeats is not None:
+                await self._repeats.stop()
             await self._stop()
         finally:
             await send({"type": "lifespan.shutdown.complete"})
@@ -116,11 +122,13 @@ class Gateway:
         """A call that comes as ASGI: any server, any size."""
         scope[TASK] = asyncio.current_task()
         headers: Headers = scope["headers"]
-        wire = AsgiWire(send)
+        client = scope.get("client")
+        wire = scope[WIRE] = AsgiWire(send, client[0] if client else "")
+        wire.task = scope[TASK]
         try:
             try:
                 # The key first: whoever has none cannot make us read a body.
-                principal = await self.admit(headers, scope.get("server"), scope.get("client"))
+                principal = await self.admit(headers, scope.get("server"), client)
                 body = await _read_body(headers, receive, self._max_body)
             except CallError as error:
                 await wire.error(dialect_of(path, headers), error)
@@ -153,6 +161,32 @@ class Gateway:
         wire: Wire,
     ) -> None:
         """One call from its parsed head and whole body to the last byte of its answer."""
+        repeats = self._repeats
+        if repeats is None or method != "POST":
+            await self._answer(method, path, query, headers, principal, body, wire)
+            return
+        asked = Asked(method, path, query, headers, principal, body)
+        try:
+            await repeats.serve(asked, wire, self._answer)
+        except CallError as error:
+            code = error.code.encode("latin-1")
+            await wire.error(dialect_of(path, headers), error, [(ERROR_HEADER, code)])
+
+    def left(self, wire: Wire | None) -> bool:
+        """The client behind ``wire`` is gone. Whether its call goes on all the same."""
+        return wire is not None and self._repeats is not None and self._repeats.left(wire)
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: Headers,
+        principal: Principal,
+        body: bytes,
+        wire: Wire,
+    ) -> None:
+        """Make the answer: Tocsin's own, or the upstream's through the onion."""
         managed = self._managed
         if managed is not None and managed.takes(path):
             await managed.serve(method, path, query, headers, principal, body, wire)

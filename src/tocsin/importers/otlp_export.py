@@ -128,6 +128,7 @@ def _facts(call: Interaction) -> dict[str, Any]:
         "tocsin.feature": call.feature,
         "tocsin.release": call.release,
         "tocsin.outcome": call.outcome,
+        "tocsin.checks": [f"{c.name}={c.verdict}" for c in call.checks] or None,
         "tocsin.usage.source": usage.source,
         "tocsin.cost.usd": cost / 1e9 if cost is not None else None,
         "tocsin.attempts": len(call.attempts) or None,

@@ -53,7 +53,10 @@ async def start_providers(providers: Mapping[str, Provider]) -> None:
 
 
 def allowed_hosts(config: Config) -> tuple[str, ...]:
-    """What the configuration allows by naming it: base URLs and a collector on loopback."""
+    """What the configuration allows by naming it: base URLs and a collector on loopback.
+
+    Webhooks are not among these: they are sent by clients of their own.
+    """
     urls = [upstream.base_url for upstream in config.upstreams.values()]
     return loopback_authorities([*urls, config.otlp.endpoint])
 

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec.structs import replace
 
 from tocsin.core.call import Call, Draft, Identity
 from tocsin.core.errors import CallError, Denied, Forbidden, PolicyFailed, UpstreamFailed
 from tocsin.core.ids import derived_id
 from tocsin.core.interaction import PARENT_RUN, Attempt, Interaction, Usage
-from tocsin.core.messages import Message, content_hash, link, parse_message
+from tocsin.core.meaning import Meaning
+from tocsin.core.messages import Hash, Message, content_hash, link, parse_message
 from tocsin.core.outcome import Outcome, outcome_of
 from tocsin.core.policy import Reply
 from tocsin.core.wire import OutputReader, reader_for
@@ -273,11 +274,12 @@ class Exchange:
             answered += len(message.answers)
         input_node = call.nodes[-1].hash if call.nodes else None
         last = self._last_attempt()
-        outcome = self._outcome()
+        asked = _asked(call)
+        meaning = self._meaning(output, asked["params"])
         return Interaction(
-            **_asked(call),
+            **asked,
             duration_us=self._runtime.clock.monotonic_us() - self._started,
-            outcome=outcome,
+            outcome=meaning.outcome,
             run_id=identity.run_id if identity is not None else derived_id("run", call.id),
             run_source=identity.run_source if identity is not None else "new",
             conversation_id=identity.conversation_id if identity is not None else None,
@@ -294,6 +296,7 @@ class Exchange:
             first_chunk_us=draft.first_chunk_us,
             attempts=tuple(draft.attempts),
             decisions=tuple(draft.decisions),
+            checks=meaning.checks,
             input_node=input_node,
             output_node=_output_node(input_node, output),
             new_messages=len(call.messages) - new_from,
@@ -330,22 +333,41 @@ class Exchange:
             return None
         if len(attempts) > 1 or attempts[0].error is not None:
             attempts[:] = [
-                a if a.error is None else msgspec.structs.replace(a, error=self._clean(a.error))
-                for a in attempts
+                a if a.error is None else replace(a, error=self._clean(a.error)) for a in attempts
             ]
         if self.call.draft.first_chunk_us is not None:
             lasted = self._runtime.clock.now_us() - attempts[-1].started_at
-            attempts[-1] = msgspec.structs.replace(attempts[-1], duration_us=lasted)
+            attempts[-1] = replace(attempts[-1], duration_us=lasted)
         return attempts[-1]
 
-    def _outcome(self) -> Outcome:
+    def _meaning(self, output: Message | None, params: Hash | None) -> Meaning:
         """What became of the call: from the draft where somebody said it, else from the answer."""
         draft, reader, call = self.call.draft, self._reader, self.call
         if draft.outcome is not None:
-            return draft.outcome
-        status = draft.status or 0
+            return Meaning(outcome=draft.outcome)
         if reader is None:
-            return "unknown"
+            return Meaning(outcome="unknown")
+        outcome = self._outcome(reader)
+        if call.operation not in _GENERATED or outcome in ("error", "timeout"):
+            return Meaning(outcome=outcome)
+        meaning = self._runtime.judge.of(
+            call,
+            outcome,
+            reason=reader.finish_reason,
+            output=output,
+            params=params,
+            clipped=reader.clipped,
+        )
+        if not any(check.detail for check in meaning.checks):
+            return meaning
+        # Details may show words of the answer.
+        cleaned = [replace(c, detail=self._clean(c.detail) or "") for c in meaning.checks]
+        return Meaning(outcome=meaning.outcome, checks=tuple(cleaned))
+
+    def _outcome(self, reader: OutputReader) -> Outcome:
+        """The outcome by the wire alone."""
+        draft, call = self.call.draft, self.call
+        status = draft.status or 0
         if reader.error is not None or status >= 400:
             _note_error(draft, reader, status)
             return "timeout" if status in (408, 504) else "error"

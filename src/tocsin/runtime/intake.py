@@ -13,6 +13,7 @@ from tocsin.core.ids import is_safe_id, new_id
 from tocsin.core.interaction import Dialect, Operation, Source
 from tocsin.core.messages import chain
 from tocsin.core.wire import ParsedRequest, parse_request
+from tocsin.runtime.meaning import headers_of
 
 ROUTES: dict[str, tuple[Dialect, Operation]] = {
     "/v1/chat/completions": ("openai", "chat"),
@@ -64,13 +65,7 @@ def take_in(
     refused: CallError | None = None
     parsed = _NOTHING
     try:
-        _check_feature(name_of, principal)
-        if PREFIX in query:
-            raise BadRequest(
-                "A Tocsin key stands in the URL, where logs of others would keep it. Send it "
-                "as a header, and revoke this one.",
-                code="key_in_url",
-            )
+        _check_request(name_of, query, principal)
         if body or method == "POST":
             parsed = parse_request(dialect, operation, body)
     except CallError as error:
@@ -107,14 +102,41 @@ def _draft(parsed: ParsedRequest, said: "_Said") -> Draft:
     return Draft(response_ref=refs[0], conversation_ref=refs[1], facts=said.facts)
 
 
+def feature_of(headers: Headers, query: bytes, principal: Principal) -> str:
+    """The feature of a request that is no call itself.
+
+    Raises ``BadRequest`` or ``Forbidden`` unless it is one that the key may call, as ``take_in``
+    finds it.
+    """
+    name = _feature(_said(headers).feature, principal)
+    _check_request(name, query, principal)
+    return name or "default"
+
+
+def _check_request(name: str | None, query: bytes, principal: Principal) -> None:
+    _check_feature(name, principal)
+    if PREFIX in query:
+        raise BadRequest(
+            "A Tocsin key stands in the URL, where logs of others would keep it. Send it "
+            "as a header, and revoke this one.",
+            code="key_in_url",
+        )
+
+
 def answer_headers(call: Call) -> list[tuple[bytes, bytes]]:
-    """What Tocsin adds to an answer's head: the call, its run, and what policies have to say."""
+    """What Tocsin adds to an answer's head: the call, its run, and what policies have to say.
+
+    Of a whole answer also what it means; of a stream that is known only after its head has gone.
+    """
     headers = [(b"tocsin-call-id", call.id.encode())]
     draft = call.draft
     if draft.identity is not None:
         headers.append((b"tocsin-run-id", draft.identity.run_id.encode()))
     if draft.notices:
         headers += draft.notices
+    record = draft.record
+    if record is not None and record.checks:
+        headers += headers_of(record.outcome, record.checks)
     return headers
 
 

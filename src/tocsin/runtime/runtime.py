@@ -12,6 +12,7 @@ from tocsin.core.messages import Message
 from tocsin.core.policy import Next, Policy
 from tocsin.core.redact import Redactor
 from tocsin.runtime.exchange import Exchange
+from tocsin.runtime.meaning import Judge
 from tocsin.runtime.policies import Watch, nest
 from tocsin.runtime.recorder import Recorder
 
@@ -43,7 +44,9 @@ class Runtime:
         clock: Clock,
         learners: tuple[Learner, ...] = (),
         redactor: Redactor | None = None,
+        judge: Judge | None = None,
     ) -> None:
+        self.judge = judge or Judge()
         self.redactor = redactor or Redactor()
         self.recorder = recorder
         self.clock = clock

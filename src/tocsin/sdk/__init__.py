@@ -11,7 +11,17 @@
 """
 
 from tocsin.sdk.denials import Denial, denial
+from tocsin.sdk.effects import EffectUnknown, NotDone, Once
 from tocsin.sdk.front import Tocsin
 from tocsin.sdk.runs import Run, Spent
 
-__all__ = ["Denial", "Run", "Spent", "Tocsin", "denial"]
+__all__ = [
+    "Denial",
+    "EffectUnknown",
+    "NotDone",
+    "Once",
+    "Run",
+    "Spent",
+    "Tocsin",
+    "denial",
+]

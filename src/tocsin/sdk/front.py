@@ -16,13 +16,15 @@ from tocsin.config.model import Config
 from tocsin.core.clock import SystemClock
 from tocsin.core.errors import InputError
 from tocsin.core.ids import is_safe_id, new_id
+from tocsin.core.operations import Step
 from tocsin.core.score import FeedbackKind
 from tocsin.core.stops import Ending, Stop
-from tocsin.sdk import feedback
+from tocsin.sdk import effects, feedback, outbox
 from tocsin.sdk.clients import wrap
 from tocsin.sdk.denials import Denial
 from tocsin.sdk.engine import Engine
 from tocsin.sdk.runs import Run, Spent, current
+from tocsin.sdk.scopes import Scope
 
 Client = TypeVar("Client")
 Result = TypeVar("Result")
@@ -58,6 +60,7 @@ class Tocsin:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._inherited: list[Engine] = []
+        self._effects = effects.Effects(self._entered)
         self._closed = False
         at_fork = [weakref.WeakMethod(m) for m in (self._forking, self._forked, self._born)]
         os.register_at_fork(
@@ -85,6 +88,7 @@ class Tocsin:
 
     def close(self) -> None:
         """End calls under way, write every record, close the store. May be called again."""
+        self._effects.close()
         with self._lock:
             self._closed = True
             engine, self._engine = self._engine, None
@@ -128,6 +132,7 @@ class Tocsin:
 
     def _born(self) -> None:
         self._lock = threading.Lock()
+        self._effects.born()
         if self._engine is not None:
             # Kept, untouched: freeing it would close what belongs to the parent.
             self._inherited.append(self._engine)
@@ -268,6 +273,69 @@ class Tocsin:
         if stop is None:
             raise InputError(f"the store knows no stop {denial.stop_id!r}")
         return stop.ending
+
+    # -- what tools do to the world --
+
+    def once(
+        self, name: str | None = None, *, failed: tuple[type[Exception], ...] = ()
+    ) -> Callable[[Callable[..., Any]], effects.Once]:
+        """Decorates a function that changes the world: for the same arguments it is called once.
+
+        Once in each operation or run; whoever asks again gets its result, plain JSON as the store
+        keeps it. The function gets the key of its step as ``key``, if it has such a parameter.
+        ``failed`` are exceptions (beside ``NotDone``) that say that it certainly did not happen, so
+        that it may be tried again; any other leaves that open. Then, and after a crash, the
+        function given to ``.finder`` is asked, and without one ``EffectUnknown`` is raised.
+        """
+        return self._effects.once(name, failed)
+
+    def operation(self, operation_id: str) -> Scope:
+        """For a ``with`` block: the effects inside belong to this operation, not to the run."""
+        return Scope(_named("operation", operation_id) or "")
+
+    def settle(self, key: str, result: Any = None, *, happened: bool = True) -> Step:
+        """Say what became of an effect that is unknown: its result, or that it did not happen.
+
+        Raises ``NotFound``, and ``InputError`` when it is known already or still under way.
+        """
+        with self._effects.keeper() as keeper:
+            return effects.settle(keeper, key, result, happened)
+
+    async def asettle(self, key: str, result: Any = None, *, happened: bool = True) -> Step:
+        """``settle`` without blocking the loop."""
+        return await asyncio.to_thread(lambda: self.settle(key, result, happened=happened))
+
+    def unknown(self, limit: int = 100) -> list[Step]:
+        """Effects that nobody can tell about, oldest first."""
+        with self._effects.keeper() as keeper:
+            return effects.unknown(keeper, limit)
+
+    def outbox(
+        self,
+        to: str,
+        type: str,  # noqa: A002 - the wire's word
+        payload: Any,
+        *,
+        key: str | None = None,
+    ) -> str:
+        """Have a message sent to a configured webhook (its name) or a URL; returns its id.
+
+        It is in the store when this returns, and is sent from there until the receiver has it,
+        always with this id as its ``webhook-id``. With a ``key`` it is the same message however
+        often this is called. Raises ``InputError`` for a URL that may not be reached.
+        """
+        return self._wait(lambda app: outbox.put_out(app, to, type, payload, key))
+
+    async def aoutbox(
+        self,
+        to: str,
+        type: str,  # noqa: A002 - the wire's word
+        payload: Any,
+        *,
+        key: str | None = None,
+    ) -> str:
+        """``outbox`` without blocking the loop."""
+        return await self._await(lambda app: outbox.put_out(app, to, type, payload, key))
 
     # -- on the engine's loop --
 

@@ -20,6 +20,7 @@ from tocsin.core.signals import Scored, Signal, Sum
 from tocsin.core.stops import Ending, Stop, StopScope
 from tocsin.core.supervision import Finding, RunWatch
 from tocsin.store.ledger_api import LedgerBook
+from tocsin.store.operations_api import OperationsBook
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while long work goes on."""
@@ -260,7 +261,7 @@ class BaselineRow(msgspec.Struct, frozen=True, kw_only=True):
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that ``verify`` found damaged."""
 
-    kind: Literal["record", "content", "node", "run", "score", "segment", "database"]
+    kind: Literal["record", "content", "node", "run", "score", "segment", "operation", "database"]
     id: str
     message: str
 
@@ -287,6 +288,7 @@ class Swept(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     contents: int
     freed_bytes: int
+    operations: int = 0
 
 
 class Store(Protocol):
@@ -518,6 +520,11 @@ class Store(Protocol):
         """The accounts, for the ledger."""
         ...
 
+    @property
+    def operations(self) -> OperationsBook:
+        """Durable work: operations, their events and steps, conversations, deliveries."""
+        ...
+
     # -- care --
     def fold(self) -> int:
         """Write appended rows that are in no Parquet segment yet into one; compact small ones.
@@ -536,7 +543,7 @@ class Store(Protocol):
         ...
 
     def verify(self, progress: Progress | None = None) -> Iterator[Problem]:
-        """Prove every record, content and link whole; yields what is not."""
+        """Prove every record, content, link and operation whole; yields what is not."""
         ...
 
     def sweep(
@@ -549,7 +556,10 @@ class Store(Protocol):
         ...
 
     def delete_end_user(self, end_user: str) -> Swept:
-        """Delete all interactions and content of one end user (content that others share stays)."""
+        """Delete all interactions, content and operations of one end user.
+
+        Content that others share stays, and so do conversations that others have used.
+        """
         ...
 
     def export_parquet(self, path: str, where: Filter) -> int:

@@ -49,7 +49,10 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     result: bytes | None = None
     deliveries: "tuple[Delivery, ...]" = ()
     owner: str | None = None
-    """Written only while the operation is still this process's; ``None``: in any case."""
+    """Written only while the operation is still this process's, which an ended one is not;
+    ``None``: in any case."""
+    expect: Status | None = None
+    """Written only while the operation has this status: of two that end it, one does."""
 
 
 KeyState = Literal["open", "answered", "unknown"]
@@ -137,7 +140,8 @@ class OperationsBook(Protocol):
     def create(
         self, operation: Operation, body: bytes, events: Sequence[Event] = (), *, beat_at: int = 0
     ) -> bool:
-        """Keep a new one with what it was asked for; ``False`` when its id is known."""
+        """Keep a new one with what it was asked for; ``False`` when its id is known. With
+        ``beat_at`` its owner counts as alive since then."""
         ...
 
     def operation(self, operation_id: str) -> Operation | None: ...
@@ -147,7 +151,8 @@ class OperationsBook(Protocol):
         self, where: OperationFilter, *, limit: int = 50, cursor: str | None = None
     ) -> OperationPage: ...
     def write(self, batch: Sequence[Written]) -> tuple[bool, ...]:
-        """Group commit. For each: whether it was written (still the owner's, and there)."""
+        """Group commit. For each: whether it was written (still the owner's, and there). Raises
+        ``StoreError``, with nothing written, when events do not continue a log."""
         ...
 
     def events(self, operation_id: str, *, after: int = -1, limit: int = 1000) -> list[Event]:
@@ -168,7 +173,8 @@ class OperationsBook(Protocol):
 
     def expired(self, now: int, limit: int = 100) -> list[str]: ...
     def due(self, now: int, limit: int = 100) -> list[Operation]:
-        """Not ended and past their deadline, or asked to cancel and owned by nobody alive."""
+        """Queued or running and past their deadline (it does not run while they wait); or not
+        ended, asked to cancel, and waiting or owned by nobody (a dead owner's is claimed first)."""
         ...
 
     # -- who works --
@@ -178,9 +184,9 @@ class OperationsBook(Protocol):
         ...
 
     def claim(self, owner: str, at: int, *, dead_before: int, limit: int = 10) -> list[Operation]:
-        """Take over operations that are queued and owned by nobody, or running and owned by a
-        process without a beat since ``dead_before``. Each goes to one process only. The second
-        kind comes with ``restarts`` one higher."""
+        """Take over operations that are queued or running and owned by nobody, or by a process
+        without a beat since ``dead_before``, oldest first. Each goes to one process only; running
+        ones come with ``restarts`` one higher. Their status stays. Whoever takes one has beaten."""
         ...
 
     def cancels(self, owner: str) -> list[str]:
@@ -200,7 +206,9 @@ class OperationsBook(Protocol):
         ...
 
     def take_step(self, key: str, owner: str, before: StepState) -> bool:
-        """Make a step of a dead process this one's (state ``begun``); one caller wins."""
+        """Make a step of a dead process this one's (state ``begun``); one caller wins. One that is
+        ``begun`` goes to the owner of its operation only; outside of operations, to anybody when
+        its owner has retired."""
         ...
 
     def forget_step(self, key: str) -> None: ...
@@ -249,7 +257,8 @@ class OperationsBook(Protocol):
     def set_metadata(self, conversation_id: str, metadata: Mapping[str, str]) -> bool: ...
     def delete_conversation(self, conversation_id: str) -> bool: ...
     def add_items(self, conversation_id: str, items: Sequence[ItemRow]) -> bool:
-        """At the end; their positions are given here. ``False``: no such conversation."""
+        """At the end; their positions are given here. One whose id the conversation has is not
+        added again. ``False``: no such conversation."""
         ...
 
     def items(
@@ -266,7 +275,8 @@ class OperationsBook(Protocol):
     def item(self, conversation_id: str, item_id: str) -> ItemRow | None: ...
     def delete_item(self, conversation_id: str, item_id: str) -> bool: ...
     def hold_conversation(self, conversation_id: str, operation_id: str) -> bool:
-        """Whether it is this operation's to work on: nobody's until now, or of one that ended."""
+        """Whether it is this operation's to work on: nobody's until now, or of one that ended or
+        is not in the store (so create it before it holds anything)."""
         ...
 
     def let_go(self, conversation_id: str, operation_id: str) -> None: ...
@@ -283,7 +293,10 @@ class OperationsBook(Protocol):
         ``until``."""
         ...
 
-    def save_delivery(self, row: Delivery) -> None: ...
+    def save_delivery(self, row: Delivery) -> None:
+        """How it stands after an attempt; it is nobody's then. One that is gone stays so."""
+        ...
+
     def delivery(self, delivery_id: str) -> Delivery | None: ...
     def deliveries(
         self,

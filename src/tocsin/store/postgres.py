@@ -21,6 +21,8 @@ _TABLES = (
     *("interactions", "packs", "contents", "nodes", "runs", "shared", "tool_calls", "search"),
     *("stops", "alerts", "findings", "run_watches"),
     *("scores", "signal_sums", "feedback"),
+    *("operations", "operation_bodies", "operation_results", "operation_events"),
+    *("operation_steps", "idempotency_keys", "conversations", "conversation_items", "deliveries"),
 )
 
 

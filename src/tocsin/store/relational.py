@@ -20,6 +20,7 @@ from tocsin.store import (
     analytics,
     exporting,
     feedback,
+    operation_care,
     reading,
     search,
     signal_care,
@@ -52,6 +53,8 @@ from tocsin.store.database import Database
 from tocsin.store.duck import Duck, Scan
 from tocsin.store.ledger import RelationalBook
 from tocsin.store.ledger_api import LedgerBook
+from tocsin.store.operations import RelationalOperations
+from tocsin.store.operations_api import OperationsBook
 from tocsin.store.recorded import Recorded
 from tocsin.store.repacking import repack
 from tocsin.store.retention import NOTHING, Sweeper, add
@@ -86,6 +89,7 @@ class RelationalStore:
         self._appender = Appender(database, keep_content=keep_content)
         self._recorded = Recorded(database)
         self._signals = Signals(database, clock)
+        self._operations = RelationalOperations(database)
 
     def append(self, entries: Sequence[Entry]) -> int:
         return self._appender.append(entries)
@@ -416,6 +420,10 @@ class RelationalStore:
     def ledger(self) -> LedgerBook:
         return RelationalBook(self._database)
 
+    @property
+    def operations(self) -> OperationsBook:
+        return self._operations
+
     # -- care --
 
     def fold(self) -> int:
@@ -454,6 +462,7 @@ class RelationalStore:
     def verify(self, progress: Progress | None = None) -> Iterator[Problem]:
         yield from Verifier(self._database, progress).problems()
         yield from signal_care.problems(self._database)
+        yield from operation_care.problems(self._database)
         yield from self._segments.problems()
 
     def sweep(
@@ -478,7 +487,7 @@ class RelationalStore:
 
     def _tidied(self, swept: Swept) -> Swept:
         """Give the disk back what a deletion left free."""
-        if not swept.interactions:
+        if not swept.interactions and not swept.operations:
             return swept
         if swept.runs:
             self._sweeper.tidy_shared()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from tocsin.core.interaction import Interaction
-from tocsin.store import ledger, reading, records, signal_care, supervision
+from tocsin.store import ledger, operation_care, reading, records, signal_care, supervision
 from tocsin.store.api import Swept
 from tocsin.store.database import Database, Row, Session
 from tocsin.store.packs import Place, read_items
@@ -28,6 +28,7 @@ def add(one: Swept, other: Swept) -> Swept:
         runs=one.runs + other.runs,
         contents=one.contents + other.contents,
         freed_bytes=one.freed_bytes + other.freed_bytes,
+        operations=one.operations + other.operations,
     )
 
 
@@ -59,6 +60,7 @@ class Sweeper:
         total = self._oldest(older_than, batch, lambda: True)
         supervision.forget_old(self._database, older_than)
         signal_care.forget_old(self._database, older_than)
+        operation_care.forget_old(self._database, older_than)
         return total
 
     def by_size(self, max_bytes: int, batch: int) -> Swept:
@@ -68,12 +70,29 @@ class Sweeper:
             with self._database.read() as session:
                 return self._database.used_bytes(session) + self._segment_bytes() > max_bytes
 
-        total = self._oldest(_FOREVER, batch, over)
+        ended = 0
+
+        def lead(oldest: int) -> bool:
+            nonlocal ended
+            gone = operation_care.forget_ended(self._database, oldest, over)
+            ended += gone
+            return gone > 0
+
+        total = self._oldest(_FOREVER, batch, over, lead)
         if total.interactions:
             signal_care.forget_old_as_records(self._database)
-        return total
+        lead(_FOREVER)
+        return msgspec.structs.replace(total, operations=ended)
 
-    def _oldest(self, before: int, batch: int, needed: Callable[[], bool]) -> Swept:
+    def _oldest(
+        self,
+        before: int,
+        batch: int,
+        needed: Callable[[], bool],
+        lead: Callable[[int], bool] = lambda _: False,
+    ) -> Swept:
+        """Delete the oldest interactions while it is needed; ``lead`` deletes what is older than
+        the oldest of them, and says whether there was any."""
         total = NOTHING
         slices = _Slices(batch)
         with self._database.read() as session:
@@ -85,6 +104,8 @@ class Sweeper:
                 victims = read_victims(session, [(r[0], *r[2:]) for r in rows])
             if not victims:
                 break
+            if lead(rows[0][1]):
+                continue
             edge = (rows[-1][1], rows[-1][0] + 1)
             with self._database.write() as session:
                 started = time.perf_counter()
@@ -109,7 +130,7 @@ class Sweeper:
             time.sleep(max(_PAUSE_S, seconds))
 
     def end_user(self, end_user: str, batch: int) -> Swept:
-        """Delete every interaction of one end user."""
+        """Delete every interaction and operation of one end user."""
         total = NOTHING
         slices = _Slices(batch)
         waiting: list[Row] = []
@@ -127,7 +148,8 @@ class Sweeper:
             supervision.forget_name(session, end_user)
             ledger.forget_end_user(session, end_user)
             signal_care.forget_name(session, end_user)
-        return total
+        operations = operation_care.forget_end_user(self._database, end_user)
+        return add(total, msgspec.structs.replace(NOTHING, operations=operations))
 
     def _delete_user_slice(self, session: Session, victims: list[Victim]) -> Swept:
         removal = Removal(self._database, session)
@@ -135,6 +157,12 @@ class Sweeper:
         for key in removal.survivors:
             _refresh_identity(session, key)
         supervision.forget_keys(session, removal.survivors)
+        records_gone = [victim.record for victim in victims]
+        operation_care.forget_calls(
+            session,
+            [record.id for record in records_gone],
+            list({record.run_id for record in records_gone}),
+        )
         seqs = msgspec.json.encode([victim.seq for victim in victims]).decode()
         session.run("add_purge", (_FOREVER, 0, 0, seqs))
         return swept

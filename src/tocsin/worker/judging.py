@@ -20,6 +20,7 @@ from tocsin.core.clock import Clock
 from tocsin.core.errors import TocsinError
 from tocsin.core.ids import new_id
 from tocsin.core.interaction import Entry, Interaction
+from tocsin.core.outcome import outcome_of
 from tocsin.core.score import Score
 from tocsin.core.signals import OWN_FEATURES, Scored, Signal, judge_signal, slices_of
 from tocsin.core.wire import text_of
@@ -41,6 +42,7 @@ _DAY_US = 86_400 * 1_000_000
 _REST_S, _LONGEST_REST_S = 10.0, 900.0
 _REQUEST, _ANSWER = 24_000, 12_000
 """Characters of a request (its end) and of an answer that a judge is shown."""
+_ANSWERED = frozenset({"complete", "truncated", "unverified", "invalid"})
 _JUDGEABLE = frozenset({"chat", "generate_content", "text_completion"})
 
 _RULES = (
@@ -331,7 +333,8 @@ def _said(reply: Entry | None) -> tuple[str, str]:
     if reply is None:
         return "", "its call is not in the store"
     call = reply.interaction
-    if call.outcome not in ("complete", "truncated", "unverified") or reply.output is None:
+    answered = call.outcome in _ANSWERED or outcome_of(call.finish_reason) == "complete"
+    if not answered or reply.output is None:
         return "", call.error_message or call.error_type or f"its call ended as {call.outcome}"
     return text_of(reply.output.raw), ""
 

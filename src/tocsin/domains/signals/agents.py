@@ -4,11 +4,11 @@ from typing import Any
 
 from tocsin.core.interaction import Entry
 from tocsin.core.messages import Message
+from tocsin.core.schemas import loaded
 from tocsin.core.score import Score
 from tocsin.core.signals import Signal
 from tocsin.core.tool_results import outcome_of
 from tocsin.domains.signals.form import ANSWERING, ENDED, Scores
-from tocsin.domains.signals.text import loaded
 
 _POLICY = "agents"
 _STAGES = ("deny", "pause", "modify", "warn")

@@ -4,13 +4,15 @@ import re
 from collections.abc import Mapping
 from hashlib import blake2b
 
-from tocsin.core.interaction import Entry, Operation
+from tocsin.core.interaction import Entry, Interaction, Operation
+from tocsin.core.language import Told
+from tocsin.core.refusals import refused
 from tocsin.core.score import Score
 from tocsin.core.signals import Signal
 from tocsin.domains.signals import schemas
+from tocsin.domains.signals.boilerplate import boilerplate_share
 from tocsin.domains.signals.choices import Choices, choices_in, pick_of
-from tocsin.domains.signals.language import Languages, Told
-from tocsin.domains.signals.refusals import boilerplate_share, refused
+from tocsin.domains.signals.language import Languages
 from tocsin.domains.signals.text import (
     SYSTEM_ROLES,
     answer_of,
@@ -21,7 +23,7 @@ from tocsin.domains.signals.text import (
 )
 
 ANSWERING: frozenset[Operation] = frozenset({"chat", "text_completion", "generate_content"})
-ENDED = frozenset({"complete", "truncated", "refused"})
+ENDED = frozenset({"complete", "truncated", "refused", "invalid", "unverified"})
 """Outcomes after which there is an answer to judge."""
 
 _RUN = 6
@@ -195,7 +197,7 @@ class FormEvaluator:
         blank = not answer or answer.isspace()
         calls = entry.output.calls if entry.output is not None else ()
         declined = refusal_of(entry.output) if entry.output is not None else ""
-        by_reason = call.outcome == "refused" or bool(declined)
+        by_reason = bool(declined) or (call.outcome == "refused" and not _guessed(call))
         if not by_reason:
             out.add("empty", float(blank and not calls and not _other_content(entry)))
         out.add("truncated", float(_truncated(entry, answer)))
@@ -350,6 +352,11 @@ def _prompt_of(entry: Entry) -> str:
             digest.update(message.hash)
             any_ = True
     return digest.hexdigest() if any_ else ""
+
+
+def _guessed(call: Interaction) -> bool:
+    """Whether nothing but the answer's wording made it a refusal."""
+    return any(check.name == "refusal" and check.said == "heuristic" for check in call.checks)
 
 
 def _other_content(entry: Entry) -> bool:

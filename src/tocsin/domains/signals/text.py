@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from tocsin.core.interaction import Entry
 from tocsin.core.messages import Message
+from tocsin.core.refusals import refusal_said
+from tocsin.core.schemas import loaded
 from tocsin.core.wire import text_of
 
 MAX_ANSWER = 65_536
@@ -17,9 +17,6 @@ MAX_PARAMS = 4 * 1024 * 1024
 """Bytes of parameters that are read; larger ones say nothing."""
 
 SYSTEM_ROLES = ("system", "developer")
-
-_decode = msgspec.json.Decoder().decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def clipped(text: str, most: int) -> str:
@@ -42,17 +39,7 @@ def answer_of(entry: Entry) -> str:
 
 def refusal_of(message: Message) -> str:
     """What OpenAI's ``refusal`` field or block says; empty without one."""
-    if b'"refusal"' not in message.raw:
-        return ""
-    value = loaded(message.raw)
-    if not isinstance(value, dict):
-        return ""
-    blocks = value.get("content")
-    for holder in (value, *(blocks if isinstance(blocks, list) else ())):
-        found = holder.get("refusal") if isinstance(holder, dict) else None
-        if isinstance(found, str) and found.strip():
-            return clipped(found, MAX_REQUEST)
-    return ""
+    return clipped(refusal_said(message.raw), MAX_REQUEST)
 
 
 def asked_by(entry: Entry) -> str:
@@ -87,11 +74,3 @@ def params_of(entry: Entry) -> dict[str, Any]:
             value = loaded(blob.data)
             return value if isinstance(value, dict) else {}
     return {}
-
-
-def loaded(data: bytes | str) -> Any:
-    """A JSON value; ``None`` when it cannot be read."""
-    try:
-        return _decode(data)
-    except _UNREADABLE:
-        return None

@@ -25,7 +25,12 @@ ORDER BY content DESC LIMIT 5000;
 SELECT
     (SELECT coalesce(sum(octet_length(data)), 0) FROM packs)
     + 600 * (SELECT count(*) FROM interactions) + 200 * (SELECT count(*) FROM contents)
-    + 150 * (SELECT count(*) FROM scores) + 400 * (SELECT count(*) FROM signal_sums);
+    + 150 * (SELECT count(*) FROM scores) + 400 * (SELECT count(*) FROM signal_sums)
+    + (SELECT coalesce(sum(octet_length(data) + 50), 0) FROM operation_events)
+    + (SELECT coalesce(sum(octet_length(data) + 50), 0) FROM operation_bodies)
+    + (SELECT coalesce(sum(octet_length(data) + 50), 0) FROM operation_results)
+    + (SELECT coalesce(sum(octet_length(data) + 200), 0) FROM conversation_items)
+    + 1000 * (SELECT count(*) FROM operations) + 500 * (SELECT count(*) FROM operation_steps);
 
 -- name: disk_bytes
 SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)

@@ -1,4 +1,4 @@
-"""Refusals and non-answers in words, and what answers say without saying anything.
+"""Refusals and non-answers in words.
 
 A refusal stands at the start of an answer and is said by the one who answers; "I cannot" further
 on, in a story or in quotation marks is none. Two kinds of sentences are told apart:
@@ -16,8 +16,11 @@ and Dutch, with the commonest forms in Chinese, Japanese, Korean and Russian. "I
 import re
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
-from tocsin.core.lexicon import any_in
+import msgspec
+
+from tocsin.core.lexicon import any_in, finder
 
 _HEAD = 700
 """Characters at the start of an answer in which a refusal begins."""
@@ -104,6 +107,7 @@ _DECLINING: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (("我", "抱歉", "对不起", "遗憾", "ません", "ねます", "없", "я не"), _OTHERS),
 )  # fmt: skip
 """Forms of declining, each with words one of which is in any text that it finds."""
+_DECLINING_HINTS = tuple(hint for hints, _ in _DECLINING for hint in hints)
 
 _AS_AI = re.compile(
     r"\b(?:as|being|i am|i'm)(?: just| only| merely)? an? (?:[\w-]+ )?(?:ai\b|artificial int|large"
@@ -136,11 +140,13 @@ _SUBJECTIVE = re.compile(
     r"|\bè (?:molto )?soggettiv|\bé (?:muito )?subjetiv"
 )
 _DISCLAIMING_HINTS = (
-    "subjecti", "subjekti", "subjetiv", "soggettiv", "depend", "var", "differ", "personal",
-    "private", " ai", " ki", "l'ia", " ia", "model", "assist", "be answered", "be determined",
-    "opini", "meinung", "i don't", "i do not", "i lack", "i have no", "n'ai pas", "keine", "requir",
-    "no tengo", "non ho", "não", "ai", "人工", "ии", "taalmodel", "artificial",
+    "subjecti", "subjekti", "subjetiv", "soggettiv", "depend", "vary", "varies", "differ",
+    "personal", "private", " ai", " ki", "l'ia", " ia", "model", "assist", "machine", "chatbot",
+    "be answered", "be determined", "be chosen", "opini", "meinung", "i don't", "i do not",
+    "i lack", "i have no", "n'ai pas", "keine", "requir", "no tengo", "non ho", "artificial",
+    "taalmodel",
 )  # fmt: skip
+_DISCLAIMING_ELSEWHERE = ("não", "ai", "人工", "ии")
 _SORRY = re.compile(
     r"\W*(?:i(?:'m| am) (?:\w+ )?sorry|sorry|i apologi[sz]e|apologies|my apologies|unfortunately"
     r"|es tut mir leid|tut mir leid|entschuldigung|leider|désolé|je suis désolé|lo siento|perdón"
@@ -158,13 +164,38 @@ _OPENS = ('"', "“", "„", "«", "「")
 _END = re.compile(r"[.!?。！？]+(?=[\s\"'”)\]]|$|[^\x00-\x7f])|\n+")
 
 
+class _Wire(msgspec.Struct):
+    refusal: str | None = None
+    content: Any = None
+
+
+_decode = msgspec.json.Decoder(_Wire).decode
+
+
+def refusal_said(message: bytes) -> str:
+    """What OpenAI's ``refusal`` field or block of an answer says; empty without one."""
+    if b'"refusal"' not in message:
+        return ""
+    try:
+        wire = _decode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    if wire.refusal and not wire.refusal.isspace():
+        return wire.refusal
+    for block in wire.content if isinstance(wire.content, list) else ():
+        said = block.get("refusal") if isinstance(block, dict) else None
+        if isinstance(said, str) and said and not said.isspace():
+            return said
+    return ""
+
+
 def refused(answer: str) -> bool:
     """Whether an answer declines, or says nothing but that it has none."""
     head = answer[:_HEAD].lower().replace("’", "'").strip()
     if not head or head.startswith(_OPENS):
         return False
-    patterns = [pattern for hints, pattern in _DECLINING if any_in(head, hints)]
-    if patterns:
+    if finder(_DECLINING_HINTS)(head):
+        patterns = [pattern for hints, pattern in _DECLINING if any_in(head, hints)]
         for begin, end in islice(_spans(head), _SENTENCES):
             at = _declined(head[begin:end], patterns)
             if at is not None:
@@ -196,7 +227,9 @@ def _answered_after(answer: str, at: int) -> bool:
 def _only_disclaims(answer: str, head: str) -> bool:
     if len(answer) > 10 * _MOST or len(answer.split(None, _MOST)) > _MOST:
         return False
-    if not any_in(head, _DISCLAIMING_HINTS):
+    if not finder(_DISCLAIMING_HINTS)(head) and (
+        head.isascii() or not any_in(head, _DISCLAIMING_ELSEWHERE)
+    ):
         return False
     low = answer.lower().replace("’", "'")
     disclaimed = rest = 0
@@ -232,110 +265,3 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         begin = end.end()
     if text[begin:].strip():
         yield begin, len(text)
-
-
-# -- words around an answer --
-
-_FILLERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("an ai", ("as an ai", "i'm just an ai", "i am just an ai")),
-    ("language model", ("as a language model", "as a large language")),
-    ("important", ("it's important to note", "it is important to note", "important to remember")),
-    (" noting", ("it's worth noting", "it is worth noting")),
-    ("note that", ("please note that",)),
-    ("keep in mind", ("keep in mind that",)),
-    ("my ", ("my knowledge cutoff", "my last update", "my last knowledge", "my training data")),
-    ("informational", ("for informational purposes",)),
-    ("advice", ("not legal advice", "not medical advice", "not financial advice")),
-    ("consult", ("consult a ", "consult with ", "consult your ")),
-    ("professional", ("seek professional", "qualified professional", "healthcare professional")),
-    ("hope th", ("i hope this helps", "hope this helps", "hope that helps")),
-    ("let me know", ("let me know if",)),
-    ("feel free", ("feel free to ask", "feel free to reach", "feel free to let")),
-    ("if you have any", ("if you have any",)),
-    ("hesitate", ("don't hesitate", "do not hesitate")),
-    ("anything else", ("anything else i can", "is there anything else")),
-    ("to help", ("happy to help", "glad to help", "here to help")),
-    ("to assist", ("happy to assist", "here to assist")),
-    (" question", ("great question", "good question", "excellent question")),
-    ("sure", ("sure!", "sure thing")),
-    ("ly!", ("certainly!", "absolutely!")),
-    ("of course", ("of course!",)),
-    ("apolog", ("i apologize for", "i apologise for", "apologies for the")),
-    ("sorry", ("sorry for the", "sorry for any", "i'm sorry", "i am sorry")),
-    ("thank", ("thank you for your", "thanks for reaching")),
-    ("als ki", ("als ki",)),
-    ("beachten", ("bitte beachten sie", "es ist wichtig zu beachten")),
-    ("hoffe", ("ich hoffe, das hilft", "ich hoffe das hilft")),
-    ("wissen", ("lassen sie es mich wissen", "lass es mich wissen")),
-    ("weitere fragen", ("wenn sie weitere fragen", "wenn du weitere fragen")),
-    ("gerne!", ("gerne!",)),
-    ("tut mir leid", ("es tut mir leid",)),
-    ("gute frage", ("gute frage",)),
-    ("en tant qu", ("en tant qu'ia", "en tant qu'assistant", "en tant que modèle")),
-    ("noter", ("il est important de noter", "veuillez noter")),
-    ("hésite", ("n'hésitez pas", "n'hésite pas")),
-    ("espère", ("j'espère que cela",)),
-    ("bien sûr", ("bien sûr !", "bien sûr!")),
-    ("bonne question", ("bonne question",)),
-    ("désolé", ("je suis désolé",)),
-    ("es importante", ("es importante tener en cuenta", "es importante señalar")),
-    ("dude", ("no dudes en", "no dude en")),
-    ("espero que", ("espero que esto", "espero que isso")),
-    ("supuesto", ("¡por supuesto!",)),
-    ("claro!", ("claro!",)),
-    ("lo siento", ("lo siento",)),
-    ("en cuenta que", ("ten en cuenta que",)),
-    ("notare", ("è importante notare",)),
-    ("esitare", ("non esitare",)),
-    ("spero che", ("spero che questo",)),
-    ("certamente!", ("certamente!",)),
-    ("mi dispiace", ("mi dispiace",)),
-    ("é importante", ("é importante notar", "é importante ressaltar")),
-    ("não hesite", ("não hesite",)),
-    ("se precisar", ("se precisar de mais",)),
-)
-"""What any of some phrases has in it, and the phrases."""
-
-
-def boilerplate_share(answer: str, count: int) -> float:
-    """The share of an answer's ``count`` words in sentences of disclaimers and courtesies.
-
-    Those stand at its ends: the first and last 700 characters are looked at.
-    """
-    low = (answer if len(answer) <= 2 * _HEAD else f"{answer[:_HEAD]}\n{answer[-_HEAD:]}").lower()
-    if "’" in low:
-        low = low.replace("’", "'")
-    spans: list[tuple[int, int]] = []
-    for hint, phrases in _FILLERS:
-        if hint in low:
-            _find(low, phrases, spans)
-    if not spans:
-        return 0.0
-    spans.sort()
-    filled = done = 0
-    for begin, end in spans:
-        begin = max(begin, done)
-        if end > begin:
-            filled += len(low[begin:end].split())
-            done = end
-    return min(1.0, filled / max(1, count))
-
-
-def _find(low: str, phrases: tuple[str, ...], spans: list[tuple[int, int]]) -> None:
-    """Add the sentences that have one of the phrases."""
-    for words in phrases:
-        at = low.find(words)
-        while at >= 0 and len(spans) < 64:
-            span = _sentence_at(low, at, at + len(words))
-            spans.append(span)
-            at = low.find(words, max(span[1], at + 1))
-
-
-def _sentence_at(text: str, begin: int, end: int) -> tuple[int, int]:
-    """The sentence around a part of a text, 400 characters to either side at most."""
-    first = max(0, begin - 400)
-    before = list(_END.finditer(text, first, begin))
-    if before:
-        first = before[-1].end()
-    following = _END.search(text, max(begin, end - 1), end + 400)
-    return first, following.end() if following is not None else min(len(text), end + 400)

@@ -1,11 +1,9 @@
 """Citations in an answer, and whether what they point to is in the context."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
-
-from tocsin.domains.signals.names import URL
 
 
 class Citation(msgspec.Struct, frozen=True, gc=False):
@@ -17,6 +15,7 @@ class Citation(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"'`\])}|]{2,400}", re.IGNORECASE)
 _CODE_BLOCK = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
 _LABEL = re.compile(
     r"(?<![\w\])])\[\^?((?:(?:doc|document|source|passage|ref|chunk|result|p|s)[ _:#-]{0,2})?"
@@ -112,6 +111,25 @@ def _exists(target: str, context: str, defined: dict[str, str], results: int) ->
 
 def _loosely(label: str) -> str:
     return r"[\s_:#-]{0,2}".join(re.escape(part) for part in re.split(r"[\s_:#-]+", label) if part)
+
+
+def dangling(
+    citations: Iterable[Citation], context: str, answer: str, results: int = 0
+) -> list[str]:
+    """Those citations, as they stand in the answer, that point to nothing in the context.
+
+    ``results`` as in ``labels_exist``.
+    """
+    found = list(citations)
+    labels = [citation for citation in found if citation.kind == "label"]
+    exist = labels_exist([label.target for label in labels], [context], answer, results)
+    bad = [label.text for label, there in zip(labels, exist, strict=True) if not there]
+    for citation in found:
+        if (citation.kind == "address" and not address_exists(citation.target, context)) or (
+            citation.kind == "words" and not words_exist(citation.target, context)
+        ):
+            bad.append(citation.text)
+    return bad
 
 
 def plain_address(address: str) -> str:

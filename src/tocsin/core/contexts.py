@@ -1,7 +1,7 @@
 """Which context was an answer given: tool results, documents, marked passages of the request."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -112,16 +112,20 @@ def answer_of(message: Message | None) -> str:
 
 def context_of(entry: Entry) -> Context:
     """The context of an entry's answer."""
+    whole = entry.interaction.input_messages <= len(entry.input)
+    return context_in(entry.input, entry.output, whole=whole)
+
+
+def context_in(messages: Sequence[Message], output: Message | None, *, whole: bool) -> Context:
+    """The context that messages give an answer. ``whole``: they are all that the model read."""
     sources: list[Source] = []
     said: list[Source] = []
     results = 0
     rest: list[str] = []
     room = MAX_TEXT
     spoken = given = False
-    whole = entry.interaction.input_messages <= len(entry.input)
-    messages = (*entry.input, *((entry.output,) if entry.output is not None else ()))
-    for message in reversed(messages):
-        if message is not entry.output and message.role == "assistant" and room:
+    for message in reversed((*messages, *((output,) if output is not None else ()))):
+        if message is not output and message.role == "assistant" and room:
             for text in _said(_content(message)):
                 said.append(Source(text[:room], message.hash + _size(text)))
                 room -= len(text[:room])

@@ -1,0 +1,275 @@
+"""The shapes of the admin API for operations, effects and webhooks."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from tocsin.core.operations import Status, StepState
+from tocsin.core.outcome import Outcome
+from tocsin.gateway.admin_models import (
+    Args,
+    ById,
+    Cursor,
+    FeatureName,
+    Limit,
+    Text,
+    Time,
+    View,
+    Whole,
+)
+from tocsin.gateway.admin_supervision_models import Note
+from tocsin.store.operations_api import DeliveryState
+
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}$")]
+Number = Annotated[int, Field(ge=-1, le=2**31 - 1), Whole]
+
+
+def _float(value: object) -> object:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class _Body(BaseModel):
+    # Strict: JSON has numbers of its own, so a number in quotes is a mistake.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# -- what routes take --
+
+
+class ListOperations(Args):
+    kind: Text | None = Field(None, description="Kind, exact.")
+    feature: Text | None = Field(None, description="Feature, exact.")
+    status: Status | None = Field(None, description="How it stands.")
+    outcome: Outcome | None = Field(None, description="How it ended.")
+    run_id: Text | None = Field(None, description="Run that its calls belong to.")
+    parent_id: Text | None = Field(None, description="Operation that started it.")
+    conversation_id: Text | None = Field(None, description="Conversation that it adds to.")
+    since: Time | None = Field(None, description="Created from then on, µs since the epoch.")
+    until: Time | None = Field(None, description="Created up to then.")
+    limit: Limit = Field(50, description="Most rows to give.")
+    cursor: Cursor | None = Field(None, description="`next` of the page before.")
+
+
+class _Start(_Body):
+    kind: Word = Field(description="What kind of work: `response`, `batch`, a domain's.")
+    input: dict[str, Any] = Field(description="What it works on; its kind says of what shape.")
+    feature: FeatureName | None = Field(None, description="Feature that it belongs to.")
+    end_user: Text | None = Field(None, description="Whom it serves.")
+    title: Note = Field("", description="One line for people.")
+    callback: Text | None = Field(None, description="URL that is told of its end, signed.")
+    deadline_s: Annotated[float, BeforeValidator(_float), Field(gt=0, le=31_622_400)] | None = (
+        Field(None, description="Cut it after so many seconds.")
+    )
+
+
+class StartOperation(Args):
+    body: _Start
+
+
+class GetEvents(ById):
+    after: Number = Field(-1, description="Behind the event of this number.")
+    limit: Limit = Field(200, description="Most events to give.")
+
+
+class StreamEvents(ById):
+    after: Number = Field(-1, description="Behind the event of this number.")
+    last_event_id: Number | None = Field(
+        None, description="The same, as browsers say it when they reconnect; goes before `after`."
+    )
+
+
+class _Answer(_Body):
+    approved: bool = Field(description="Yes or no.")
+    note: Note = Field("", description="What the work is told with it.")
+
+
+class AnswerOperation(ById):
+    body: _Answer
+
+
+class _Begin(_Body):
+    scope: Word = Field(
+        description="Within what it happens once: an operation's id, a run's, a name of your own."
+    )
+    name: Word = Field(description="What it does: `charge_card`.")
+    arguments: Any = Field(None, description="What tells one intent from another; plain JSON.")
+    hold_s: Annotated[float, BeforeValidator(_float), Field(ge=1, le=3600)] = Field(
+        60.0, description="How long you may take; silent for longer, it counts as `unknown`."
+    )
+    can_find: bool = Field(
+        False, description="Whether you can ask the world what became of an earlier try."
+    )
+
+
+class BeginEffect(Args):
+    body: _Begin
+
+
+class _Settle(_Body):
+    state: Literal["done", "failed", "unknown"] = Field(
+        description="`failed`: it certainly did not happen, so the next one who asks does it."
+    )
+    result: Any = Field(None, description="What whoever asks again is given; plain JSON.")
+    owner: Text | None = Field(
+        None, description="The `owner` that you were given; operators may do without."
+    )
+
+
+class SettleEffect(Args):
+    key: Text = Field(description="The effect's key.")
+    body: _Settle
+
+
+class ListEffects(Args):
+    scope: Text | None = Field(None, description="Only of this operation, run or name.")
+    state: StepState = Field("unknown", description="Without a scope: in this state.")
+    limit: Limit = Field(100, description="Most rows to give.")
+
+
+class ListDeliveries(Args):
+    state: DeliveryState | None = Field(None, description="How it stands.")
+    operation_id: Text | None = Field(None, description="Of this operation.")
+    limit: Limit = Field(100, description="Most rows to give.")
+
+
+class _Endpoint(_Body):
+    url: Text = Field(description="The URL that answered 410.")
+
+
+class EnableEndpoint(Args):
+    body: _Endpoint
+
+
+class GetResult(ById):
+    wait: Annotated[int, Field(ge=0, le=30), Whole] = Field(
+        0, description="Wait so many seconds for the end."
+    )
+
+
+# -- what routes give --
+
+
+class OperationView(View):
+    id: str
+    kind: str
+    feature: str
+    status: Status
+    outcome: Outcome | None
+    title: str
+    key_id: str | None
+    end_user: str | None
+    run_id: str | None
+    parent_id: str | None
+    previous_id: str | None
+    conversation_id: str | None
+    background: bool
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    deadline_at: int | None
+    expires_at: int | None
+    events: int
+    progress: float | None
+    note: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_nano_usd: int
+    cost_usd: str | None
+    unpriced: int
+    error_type: str | None
+    error_message: str | None
+    cancel_at: int | None
+    cancel_by: str
+    waiting_for: str | None
+    restarts: int
+
+
+class OperationPage(View):
+    rows: list[OperationView]
+    next: str | None
+
+
+class StepView(View):
+    key: str
+    scope: str
+    name: str
+    effect: bool
+    state: StepState
+    arguments: Any
+    result: Any
+    begun_at: int
+    ended_at: int | None
+    asked: int
+
+
+class OperationDetail(OperationView):
+    steps: list[StepView]
+
+
+class EventView(View):
+    number: int
+    type: str
+    at: int
+    data: Any
+
+
+class EventList(View):
+    rows: list[EventView]
+    ended: bool = Field(description="Whether no further one will come.")
+
+
+class ResultView(View):
+    id: str
+    status: Status
+    outcome: Outcome | None
+    result: Any
+
+
+class EffectView(View):
+    key: str
+    turn: Literal["act", "find", "done", "busy", "unknown"]
+    state: StepState
+    owner: str | None = Field(description="To settle it with, where it is yours to do.")
+    result: Any
+    asked: int
+
+
+class EffectList(View):
+    rows: list[StepView]
+
+
+class DeliveryView(View):
+    id: str
+    endpoint: str
+    url: str
+    type: str
+    payload: Any
+    operation_id: str | None
+    state: DeliveryState
+    attempts: int
+    created_at: int
+    next_at: int
+    last_at: int | None
+    last_status: int | None
+    last_error: str
+    ended_at: int | None
+
+
+class EndpointView(View):
+    url: str
+    disabled_at: int
+    reason: str
+
+
+class DeliveryList(View):
+    rows: list[DeliveryView]
+    disabled: list[EndpointView]
+
+
+class EnabledView(View):
+    url: str
+
+
+class SecretView(View):
+    secret: str = Field(description="`whsec_` and base64, as Standard Webhooks' libraries take it.")

@@ -1,0 +1,376 @@
+"""The work of one response: from what was asked to the last event."""
+
+import asyncio
+from collections.abc import Iterable, MutableMapping, Sequence
+from typing import Any
+
+import msgspec
+
+from tocsin.core.call import Call
+from tocsin.core.errors import BadRequest, CallError
+from tocsin.core.interaction import Interaction
+from tocsin.core.meaning import Check
+from tocsin.core.operations import Ending, Event, Operation, Work
+from tocsin.core.outcome import Outcome
+from tocsin.core.policy import Reply
+from tocsin.core.wire.responses import (
+    ResponseRequest,
+    Translator,
+    request_from,
+    skeleton,
+    upstream_request,
+)
+from tocsin.responses.asking import (
+    call_for,
+    forwarded,
+    gathered,
+    headers_for,
+    outcome_of_error,
+    said_of,
+    used,
+)
+from tocsin.responses.caller import Caller, Failure
+from tocsin.responses.deps import Api, Place, Tools, off
+from tocsin.responses.history import (
+    Asked,
+    History,
+    Item,
+    ItemIds,
+    asked_of,
+    body_for,
+    fitted,
+    history_of,
+)
+from tocsin.store.operations_api import ItemRow
+
+KEPT: frozenset[Outcome] = frozenset({"complete", "truncated", "refused", "invalid", "unverified"})
+"""Outcomes of answers that a conversation goes on from."""
+
+_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
+"""The API's own words for the status of an error."""
+_NO_KEY = (
+    "credential_gone",
+    "Tocsin was stopped before it had sent this, and the key that its caller sent along is gone: "
+    "nothing was asked of any upstream. Ask again, or give the upstream a key of its own "
+    "(`upstreams.NAME.api_key_env`).",
+)
+_PAGE = 1000
+
+
+class Turn:
+    """One response at work."""
+
+    def __init__(self, tools: Tools, working: MutableMapping[str, Translator], work: Work) -> None:
+        self.tools = tools
+        self.work = work
+        self.operation = work.operation
+        context = work.context
+        self.known = isinstance(context, Caller)
+        """Whether its caller's headers are still in memory."""
+        self.caller = context if isinstance(context, Caller) else Caller(())
+        self.ids = ItemIds(self.operation.id, restarts=self.operation.restarts)
+        self.asked = asked_of(work.input, self.operation.id)
+        self.request = request_of(self.asked, self.ids)
+        self.translator: Translator | None = None
+        self.before: Sequence[Event] = ()
+        """The events that earlier processes have written."""
+        self._api: Api = "chat"
+        self._working = working
+        self._call: Call | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the upstream is asked for a stream: where somebody may look on."""
+        return self.request.stream or self.operation.background
+
+    # -- the work --
+
+    async def make(self) -> Ending:
+        """Ask the upstream and give its answer."""
+        try:
+            return await self._made()
+        except CallError as error:
+            return await self.refused(error)
+        except asyncio.CancelledError:
+            await self._spend()
+            raise
+
+    async def _made(self) -> Ending:
+        operation = self.operation
+        history = self.caller.history
+        if history is None:
+            history = await history_of(
+                self.tools, self.work.principal, self.request, before=operation.id
+            )
+        place = self.tools.place_of(operation.feature, self.request.model)
+        if not (self.known or self.asked.bare or place.own_credential):
+            return await self.end("error", (), error=_NO_KEY)
+        build = body_for(place.api, stream=self.streams)
+        model = place.model or self.request.model
+        request, before = fitted(self.request, history.items, model, build)
+        path, body = upstream_request(request, before, place.api, stream=self.streams)
+        translator = self.begin(place.api)
+        if not self.before:
+            first = [] if operation.events else translator.begin(queued=operation.background)
+            await self.work.emit_raw([*first, *translator.started()])
+        elif not any(event.type == "response.in_progress" for event in self.before):
+            await self.work.emit_raw(translator.started())
+        if operation.background:
+            # From here on nobody can tell any more that the upstream has not seen it.
+            await self.work.amend(upstream=place.upstream)
+        else:
+            await self.work.amend(soon=True, upstream=place.upstream)
+        return await self._asked(place, path, body)
+
+    def begin(self, api: Api | None = None) -> Translator:
+        """The translator of the answer; another one when the upstream speaks another API."""
+        found = self.translator
+        if found is None or api not in (None, self._api):
+            response = response_of(self.operation, self.request)
+            self._api = api or "chat"
+            first = 0 if self.before else self.operation.events
+            found = Translator(self._api, response, self.ids, first=first)
+            if self.before:
+                found.restore(self.before)
+            self.translator = found
+        self._working[self.operation.id] = found
+        return found
+
+    async def _asked(self, place: Place, path: str, body: bytes) -> Ending:
+        """Make the call and read its answer."""
+        operation = self.operation
+        headers = headers_for(
+            self.caller.headers,
+            path=path,
+            feature=operation.feature,
+            run_id=operation.run_id,
+            conversation_id=operation.conversation_id,
+            end_user=operation.end_user,
+        )
+        call = call_for(
+            self.tools,
+            path,
+            body,
+            headers=headers,
+            principal=self.work.principal,
+            facts={"operation": operation.id},
+        )
+        self._call = self.caller.call = call
+        async with self.tools.runtime().call(call) as reply:
+            if reply.status >= 400:
+                answer = await gathered(reply)
+                self.caller.fail(_failure(reply, answer))
+                code, words = said_of(answer, reply.status)
+                # Providers repeat the credential that they refuse.
+                words = self.tools.runtime().redactor.text(words)
+                error = _CODES.get(reply.status, code), words
+            else:
+                self.caller.begun.set()
+                await self._read(reply, place)
+                error = None
+        return await self._recorded(call, error)
+
+    async def _read(self, reply: Reply, place: Place) -> None:
+        """An answer, as events."""
+        translator = self.begin(place.api)
+        kind = reply.header(b"content-type") or b""
+        if reply.chunks is None or not kind.startswith(b"text/event-stream"):
+            await self.work.emit_raw(translator.whole(await gathered(reply)))
+            return
+        told = not (self.operation.background and place.api == "responses")
+        async for chunk in reply.chunks:
+            events = translator.feed(chunk)
+            if events:
+                await self.work.emit_raw(events)
+            if not told and translator.upstream_id:
+                told = True
+                await self.work.amend(soon=True, upstream_ref=translator.upstream_id)
+
+    async def _recorded(self, call: Call, error: tuple[str, str] | None) -> Ending:
+        """The end that the call's record says."""
+        record = call.draft.record
+        if record is None:
+            return await self.end(
+                "unknown", (), error=("server_error", "The call was not recorded.")
+            )
+        outcome = record.outcome
+        if error is None and outcome in ("error", "timeout", "denied", "cancelled"):
+            words = record.error_message or f"It ended '{outcome}'."
+            error = record.error_type or "server_error", words
+        elif error is None and outcome == "unknown":
+            error = "no_finish_reason", "The upstream did not say how its answer ended."
+        return await self.end(outcome, record.checks, error=error, record=record)
+
+    async def refused(self, error: CallError) -> Ending:
+        """The end of a response that has no answer."""
+        record = self._call.draft.record if self._call is not None else None
+        self.caller.fail(Failure(status=error.status, error=error))
+        outcome = outcome_of_error(error) if record is None else record.outcome
+        return await self.end(
+            outcome,
+            () if record is None else record.checks,
+            error=(error.code, error.message),
+            record=record,
+        )
+
+    # -- the end --
+
+    async def end(
+        self,
+        outcome: Outcome,
+        checks: Sequence[Check],
+        *,
+        error: tuple[str, str] | None = None,
+        record: Interaction | None = None,
+    ) -> Ending:
+        """Say the last words and keep what is to be kept."""
+        translator = self.begin()
+        await self._spend()
+        now = self.tools.clock.now_us()
+        events = translator.end(
+            outcome, checks, error=error, facts=self.facts(), completed_at=now // 1_000_000
+        )
+        await self.work.emit_raw(events)
+        if outcome in KEPT and self.operation.conversation_id is not None:
+            # The last event first: whoever goes on after a crash finds that it was the last.
+            await self.work.amend(note="")
+            await self.keep(translator.response)
+        self._working.pop(self.operation.id, None)
+        self.caller.begun.set()
+        said = None if record is None else record.error_type
+        return Ending(
+            outcome=outcome,
+            result=msgspec.json.encode(translator.response),
+            error_type=said or (error[0] if error else None),
+            error_message=error[1] if error else None,
+        )
+
+    async def _spend(self) -> None:
+        """Note what the call used, to be written with what is written next."""
+        operation = self.operation
+        changes: dict[str, Any] = {}
+        if not self.request.store:
+            linger = self.tools.config().operations.linger_s
+            changes["expires_at"] = self.tools.clock.now_us() + round(linger * 1_000_000)
+        call = self._call
+        record = None if call is None else call.draft.record
+        if record is not None:
+            spent = used(self.tools, record)
+            changes |= {
+                "calls": operation.calls + 1,
+                "input_tokens": operation.input_tokens + spent.input_tokens,
+                "output_tokens": operation.output_tokens + spent.output_tokens,
+                "cost_nano_usd": operation.cost_nano_usd + (spent.cost_nano_usd or 0),
+                "unpriced": operation.unpriced + (spent.cost_nano_usd is None),
+                "run_id": record.run_id,
+                "upstream": record.upstream or operation.upstream,
+            }
+        if changes:
+            await self.work.amend(soon=True, **changes)
+
+    def facts(self) -> dict[str, Any]:
+        """What Tocsin says of the response beside its outcome and checks."""
+        now = self.work.operation
+        return facts_of(now, None if self._call is None else self._call.id)
+
+    async def keep(self, response: dict[str, Any]) -> None:
+        """Add the input and the output to the conversation, each item once."""
+        items: list[Item] = [*self.asked.items, *response["output"]]
+        name = self.operation.conversation_id
+        assert name is not None
+        book = self.tools.store.operations
+        now = self.tools.clock.now_us()
+
+        def add() -> None:
+            rows = [
+                ItemRow(
+                    id=str(item["id"]),
+                    position=0,
+                    at=now,
+                    data=msgspec.json.encode(item),
+                    operation_id=self.operation.id,
+                )
+                for item in items
+                if book.item(name, str(item["id"])) is None
+            ]
+            if rows:
+                book.add_items(name, rows)
+
+        await off(add)
+
+    async def events(self) -> list[Event]:
+        """What earlier processes have written."""
+        return await off(events_of, self.tools, self.operation)
+
+
+# -- shared by all that look at a response --
+
+
+def request_of(asked: Asked, ids: ItemIds) -> ResponseRequest:
+    """The request of a stored response, with its items as they are stored."""
+    request = request_from({**asked.request, "input": None}, ids)
+    return msgspec.structs.replace(request, raw=asked.request, items=tuple(asked.items))
+
+
+def response_of(operation: Operation, request: ResponseRequest) -> dict[str, Any]:
+    """The Response object before there is anything in it."""
+    return skeleton(
+        request,
+        response_id=operation.id,
+        created_at=operation.created_at // 1_000_000,
+        status="queued" if operation.background else "in_progress",
+        conversation=operation.conversation_id,
+    )
+
+
+def events_of(tools: Tools, operation: Operation) -> list[Event]:
+    """All events of an operation that are in the store."""
+    found: list[Event] = []
+    while True:
+        after = found[-1].number if found else -1
+        page = tools.store.operations.events(operation.id, after=after, limit=_PAGE)
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+def restored(
+    tools: Tools, operation: Operation, body: bytes, events: Iterable[Event]
+) -> Translator:
+    """A translator that stands where the events of an operation end."""
+    ids = ItemIds(operation.id, restarts=operation.restarts)
+    request = request_of(asked_of(body, operation.id), ids)
+    translator = Translator("chat", response_of(operation, request), ids)
+    translator.restore(events)
+    return translator
+
+
+def facts_of(operation: Operation, call_id: str | None) -> dict[str, Any]:
+    """What Tocsin says of a response beside its outcome and checks."""
+    priced = operation.calls > 0 and not operation.unpriced
+    return {
+        "operation": operation.id,
+        "call_id": call_id,
+        "run_id": operation.run_id,
+        "upstream": operation.upstream,
+        "cost_usd": operation.cost_nano_usd / 1e9 if priced else None,
+        "restarts": operation.restarts,
+    }
+
+
+def _failure(reply: Reply, body: bytes) -> Failure:
+    status, headers, answer = forwarded(reply.status, tuple(reply.headers), body)
+    return Failure(status=status, headers=headers, body=answer)
+
+
+__all__ = [
+    "KEPT",
+    "BadRequest",
+    "History",
+    "Turn",
+    "events_of",
+    "facts_of",
+    "request_of",
+    "response_of",
+    "restored",
+]
