@@ -8,7 +8,7 @@ from tocsin.cli.demo_traffic import Traffic
 from tocsin.cli.frontdoor import FrontDoor
 from tocsin.store.api import Filter
 
-PAGES = ("/", "/runs", "/calls", "/supervisor", "/spend", "/settings")
+PAGES = ("/", "/runs", "/calls", "/supervisor", "/operations", "/spend", "/settings")
 
 
 class Finding(NamedTuple):
@@ -29,6 +29,7 @@ async def check(door: FrontDoor, traffic: Traffic) -> list[Finding]:
         ),
         *(await asyncio.to_thread(lambda: list(_stored(door, traffic)))),
         *_stitched(traffic),
+        _rejoined(traffic),
         *(await _pages(door, traffic)),
     ]
     await traffic.aclose()
@@ -64,6 +65,18 @@ def _stitched(traffic: Traffic) -> Iterator[Finding]:
     yield Finding(
         len(distinct) == len(traffic.runs),
         f"{len(traffic.runs)} sessions are {len(distinct)} runs: no two were mixed up",
+    )
+
+
+def _rejoined(traffic: Traffic) -> Finding:
+    """What its reader had before it left and after it came back is the stream."""
+    before, events, same = traffic.rejoined
+    return Finding(
+        same,
+        f"a background stream left after event {before - 1} and rejoined is the same {events} "
+        "events, byte for byte"
+        if same
+        else f"a background stream left after {before} events came back otherwise",
     )
 
 

@@ -13,6 +13,8 @@ from tocsin.importers.messages import Wire
 from tocsin.providers import HttpClient, HttpRequest, OutboundGuard, Timeouts, Url
 
 LIVE_MODEL = "smollm2-135m"
+_LEAVES_AFTER = 8
+"""Events that the reader of a background response waits for before it leaves."""
 _CLIENTS = 6
 _STREAM_EVERY = 3
 _LIMITS = Timeouts(connect=10.0, first_byte=120.0, idle=60.0, total=180.0)
@@ -76,6 +78,8 @@ class Traffic:
         """Run ids that the gateway gave the calls of each session."""
         self.first_recorded_at: float | None = None
         """When the first call had been recorded, in seconds since the epoch."""
+        self.rejoined = (0, 0, False)
+        """Of the stream that was left: events before, events in all, whether the parts are it."""
         self._door = door
         self._base = Url.parse(door.base_url)
         self._client = HttpClient(guard=OutboundGuard(allow=[f"127.0.0.1:{self._base.port}"]))
@@ -120,7 +124,7 @@ class Traffic:
             self.first_recorded_at = time.time()
 
     async def live(self) -> None:
-        """A short conversation, a stream, a JSON answer and one in Anthropic's dialect."""
+        """A conversation, a stream, JSON, Anthropic's dialect, a response in the background."""
         first = {"role": "user", "content": "What is the capital of France?"}
         chat = {"model": LIVE_MODEL, "max_tokens": 40, "temperature": 0}
         said = await self._ask({**chat, "messages": [_SYSTEM, first]})
@@ -138,6 +142,32 @@ class Traffic:
             "messages": [{"role": "user", "content": "Name one planet."}],
         }
         await self._ask(body, "/v1/messages", (b"anthropic-version", b"2023-06-01"))
+        await self._come_back()
+
+    async def _come_back(self) -> None:
+        """A response in the background: its reader leaves in mid-stream and goes on elsewhere."""
+        asked = {"model": LIVE_MODEL, "input": "Tell a story of a bell.", "background": True}
+        begun = await self._ask({**asked, "max_output_tokens": 60}, "/v1/responses")
+        name = _id(begun.body)
+        if not name:
+            return
+        path = f"/v1/responses/{name}?stream=true"
+        part = await self._events(path, most=_LEAVES_AFTER)
+        rest = await self._events(f"{path}&starting_after={len(part) - 1}")
+        whole = await self._events(path)
+        self.rejoined = (len(part), len(whole), bool(part) and part + rest == whole)
+
+    async def _events(self, path: str, most: int | None = None) -> list[bytes]:
+        """The events of a stream, one by one; only the first ``most`` when given."""
+        bearer = (b"authorization", b"Bearer " + self._live_key.encode())
+        request = HttpRequest("GET", self._base, path, (bearer,), b"", _LIMITS)
+        data = b""
+        async with await self._client.send(request) as response:
+            async for chunk in response:
+                data += chunk
+                if most is not None and data.count(b"\n\n") > most:
+                    break
+        return [event for event in data.split(b"\n\n")[:-1] if event.startswith(b"id:")][:most]
 
     async def _ask(
         self,
@@ -183,6 +213,14 @@ class Traffic:
     async def aclose(self) -> None:
         """Let go of the connections."""
         await self._client.aclose()
+
+
+def _id(body: bytes) -> str:
+    """The id of a response."""
+    try:
+        return str(_decode(body)["id"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ""
 
 
 def _content(body: bytes) -> str:

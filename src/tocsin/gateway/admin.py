@@ -28,7 +28,7 @@ from tocsin.core.interaction import Attempt, Interaction
 from tocsin.core.messages import Hash, Message
 from tocsin.gateway import admin_models as m
 from tocsin.gateway.access import RouteRole, principal_in
-from tocsin.gateway.admin_base import AdminDeps, Reloaded, actor_of, offer
+from tocsin.gateway.admin_base import AdminDeps, Reloaded, actor_of, offer, readable
 from tocsin.gateway.admin_input import BadArguments, read_args
 from tocsin.gateway.admin_operations import WORK
 from tocsin.gateway.admin_signals import SIGNALS
@@ -123,19 +123,6 @@ def _content(deps: AdminDeps, interaction: Interaction) -> m.ContentView | None:
 
 def _message(message: Message) -> m.MessageView:
     return m.MessageView(role=message.role, message=readable(message.raw))
-
-
-def readable(data: bytes) -> Any:
-    """Recorded bytes as JSON, verbatim; as a text when they are not clean JSON.
-
-    Nothing is built from them: recorded content is hostile, and a megabyte of brackets or a number
-    of a million digits is passed on as what it is.
-    """
-    try:
-        data.decode()
-        return msgspec.json.decode(data, type=msgspec.Raw)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-        return data.decode(errors="replace")
 
 
 def list_runs(deps: AdminDeps, args: m.ListRuns, _principal: Principal) -> m.RunPage:

@@ -87,6 +87,19 @@ def actor_of(principal: Principal) -> str:
     return f"{principal.name} ({principal.key_id})" if principal.key_id else principal.name
 
 
+def readable(data: bytes) -> Any:
+    """Recorded bytes as JSON, verbatim; as a text when they are not clean JSON.
+
+    Nothing is built from them: recorded content is hostile, and a megabyte of brackets or a number
+    of a million digits is passed on as what it is.
+    """
+    try:
+        data.decode()
+        return msgspec.json.decode(data, type=msgspec.Raw)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return data.decode(errors="replace")
+
+
 def offer(
     path: str, name: str, summary: str, args: type[m.Args], run: Any, **more: Any
 ) -> Operation:

@@ -19,7 +19,7 @@ from tocsin.core.operations import Operation as Work
 from tocsin.core.operations import Step
 from tocsin.core.wire.responses import sse
 from tocsin.gateway import admin_operations_models as m
-from tocsin.gateway.admin_base import AdminDeps, actor_of, offer
+from tocsin.gateway.admin_base import AdminDeps, actor_of, offer, readable
 from tocsin.gateway.admin_models import Args, ById, usd
 from tocsin.gateway.auth import RANKS
 from tocsin.gateway.openapi import EVENTS, Operation
@@ -90,7 +90,7 @@ async def get_events(deps: AdminDeps, args: m.GetEvents, principal: Principal) -
     )
     last = found[-1].number if found else args.after
     rows = [
-        m.EventView(number=e.number, type=e.type, at=e.at, data=msgspec.Raw(e.data)) for e in found
+        m.EventView(number=e.number, type=e.type, at=e.at, data=readable(e.data)) for e in found
     ]
     return m.EventList(rows=rows, ended=row.status == "ended" and last >= row.events - 1)
 
@@ -290,7 +290,7 @@ def _conflict(code: str, error: Exception) -> Forbidden:
 
 
 def _raw(data: bytes | None) -> Any:
-    return None if data is None else msgspec.Raw(data)
+    return None if data is None else readable(data)
 
 
 def _fields(row: Work) -> dict[str, Any]:

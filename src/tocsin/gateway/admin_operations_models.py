@@ -57,7 +57,7 @@ class _Start(_Body):
     end_user: Text | None = Field(None, description="Whom it serves.")
     title: Note = Field("", description="One line for people.")
     callback: Text | None = Field(None, description="URL that is told of its end, signed.")
-    deadline_s: Annotated[float, BeforeValidator(_float), Field(gt=0, le=31_622_400)] | None = (
+    deadline_s: Annotated[float, Field(gt=0, le=31_622_400), BeforeValidator(_float)] | None = (
         Field(None, description="Cut it after so many seconds.")
     )
 
@@ -93,7 +93,7 @@ class _Begin(_Body):
     )
     name: Word = Field(description="What it does: `charge_card`.")
     arguments: Any = Field(None, description="What tells one intent from another; plain JSON.")
-    hold_s: Annotated[float, BeforeValidator(_float), Field(ge=1, le=3600)] = Field(
+    hold_s: Annotated[float, Field(ge=1, le=3600), BeforeValidator(_float)] = Field(
         60.0, description="How long you may take; silent for longer, it counts as `unknown`."
     )
     can_find: bool = Field(

@@ -178,13 +178,15 @@ def _turn(
         # Under its owner's name: whoever has taken it meanwhile keeps it.
         if not book.settle_step(row.key, "unknown", None, clock.now_us(), owner=row.owner):
             return Asked(step=row, turn="busy")
-        state = "unknown"
+        row = msgspec.structs.replace(row, state="unknown")
+        state = row.state
     if state == "done":
         return Asked(step=row, turn="done")
     if state == "unknown" and not can_find:
         return Asked(step=row, turn="unknown")
     if state in ("failed", "unknown") and book.take_step(row.key, owner, state):
-        return Asked(step=row, turn="act" if state == "failed" else "find")
+        taken = msgspec.structs.replace(row, state="begun", owner=owner)
+        return Asked(step=taken, turn="act" if state == "failed" else "find")
     return Asked(step=row, turn="busy")
 
 
