@@ -1,6 +1,6 @@
 """What it costs that a stream can be rejoined: per event, beside the same stream only proxied.
 
-usage: python bench/operations.py [--streams 32] [--at-once 1000] [--seconds 8] [--json FILE]
+usage: python bench/operations.py [--streams 32] [--at-once 300,1000] [--seconds 8] [--json FILE]
        [--markdown FILE] [--quick]
 
 One real Tocsin with its default settings stands before a scripted upstream that streams 50 events
@@ -11,19 +11,23 @@ managed   POST /v1/responses, stream: each event is numbered, in the store befor
           it, and can be read again from any point
 
 CPU         of Tocsin's process tree, per event of the upstream, work that was put off included
-disk        what the data folder grew by, per event, once everything is stored and packed
-at once     so many streams open at the same time, one event each 100 ms: whether all end whole, the
-            memory of the process tree beside the idle one, per stream, and CPU per event
+disk        what the data takes more, per event of the upstream, once everything is stored and
+            packed; the database's free pages and its write-ahead log, which are used again, are
+            not counted
+memory      what the process tree has at the most beside what it had before, per open stream
+first byte  from the request to the first event
+at once     so many connections send their request at the same moment; one event each 100 ms
 
-The load generator and the upstream have one core, Tocsin the other.
+The load generator and the upstream have one core, Tocsin the other. Each form is warmed up first.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sqlite3
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -33,13 +37,16 @@ from typing import Any
 import tocsin
 from harness import tocsin as served
 from harness.load import CHUNKS, Address, Shape, Upstream, answers, loadgen
-from harness.options import plain
+from harness.options import integers, plain
 from harness.procs import Proc, cpu_seconds, memory_mb, settle, two_cores
 from harness.tables import Report, Table, ratio, shown, times
-from harness.tools import BENCH, free_port, fresh
+from harness.tools import free_port, fresh
 
 EVENTS = CHUNKS + 1
 ROUNDS = 3
+DATABASE = "tocsin.db"
+STILL_S = 2.0
+FAILED = ("err_status", "err_conn", "err_incomplete", "in_flight_at_end")
 FORMS = {
     "proxied": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Say it."}]}),
     "managed": ("/v1/responses", {"input": "Say it."}),
@@ -56,12 +63,34 @@ def bodies(folder: Path) -> dict[str, Path]:
     return made
 
 
+def reading(database: Path) -> sqlite3.Connection:
+    """A connection that only looks."""
+    return sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
+
+
 def disk_bytes(folder: Path) -> int:
-    """Bytes of all files below, as the file system counts them."""
-    done = subprocess.run(
-        ["du", "-s", "--block-size=1", str(folder)], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout.split()[0])
+    """Bytes of the data: the database's pages in use, and all other files."""
+    total = 0
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.name.startswith(DATABASE):
+            total += file.stat().st_size
+    with contextlib.closing(reading(folder / DATABASE)) as db:
+        used, size = db.execute(
+            "SELECT page_count - freelist_count, page_size FROM pragma_page_count, "
+            "pragma_freelist_count, pragma_page_size"
+        ).fetchone()
+    return total + int(used) * int(size)
+
+
+def packed(database: Path, limit: float = 60.0) -> None:
+    """Wait until no events of operations are packed any more."""
+    began, before, since = time.monotonic(), -1, time.monotonic()
+    while time.monotonic() - began < limit and time.monotonic() - since < STILL_S:
+        with contextlib.closing(reading(database)) as db:
+            (rows,) = db.execute("SELECT count(*) FROM operation_events").fetchone()
+        if rows != before:
+            before, since = rows, time.monotonic()
+        time.sleep(0.25)
 
 
 class Peak:
@@ -105,10 +134,10 @@ class Bench:
 
     def run(self, form: str, shape: Shape, requests: int = 0) -> dict[str, Any]:
         """One measured load in one form."""
+        data = self.folder / "data"
         self.upstream.become(shape)
-        time.sleep(1.0)
-        settle(self.proc.pid, pause=0.5)
-        before, size = cpu_seconds(self.proc.pid), disk_bytes(self.folder / "data")
+        settle(self.proc.pid, pause=1.0)
+        before, size = cpu_seconds(self.proc.pid), disk_bytes(data)
         idle = memory_mb(self.proc.pid)
         to = Address(
             port=self.port,
@@ -120,46 +149,74 @@ class Bench:
         with Peak(self.proc.pid) as peak:
             row = loadgen(to, self.bodies[form], shape, self.there, requests)
         settle(self.proc.pid, pause=2.0)
+        packed(data / DATABASE)
         row |= {"form": form, "idle_mb": idle, "peak_mb": peak.most}
         if "error" in row:
             return row
         events = (row["started"] - row["in_flight_at_end"]) * EVENTS
         row["cpu_us_per_event"] = 1e6 * (cpu_seconds(self.proc.pid) - before) / max(events, 1)
-        row["disk_per_event"] = (disk_bytes(self.folder / "data") - size) / max(events, 1)
+        row["disk_per_event"] = (disk_bytes(data) - size) / max(events, 1)
+        row["kib_per_stream"] = 1024 * max(0.0, peak.most - idle) / shape.conns
         return row
 
 
-def table(title: str, rows: list[dict[str, Any]], streams: int) -> Table:
+LINES = (
+    ("cpu_us_per_event", "CPU per event, µs", 1),
+    ("disk_per_event", "disk per event, bytes", 1),
+    ("kib_per_stream", "memory per open stream, KiB", 0),
+    ("first_p50", "first byte p50, ms", 0),
+    ("first_p99", "first byte p99, ms", 0),
+)
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Each form's median, and managed over proxied."""
 
     def of(form: str, name: str) -> float | None:
         found = [row[name] for row in rows if row["form"] == form and name in row]
         return statistics.median(found) if found else None
 
+    for row in rows:
+        if "ttfc_ms" in row:
+            row["first_p50"], row["first_p99"] = row["ttfc_ms"]["p50"], row["ttfc_ms"]["p99"]
     lines: list[tuple[str, ...]] = []
-    for name, label, digits in (
-        ("cpu_us_per_event", "CPU per event, µs", 1),
-        ("disk_per_event", "disk per event, bytes", 1),
-    ):
+    for name, label, digits in LINES:
         one, two = of("proxied", name), of("managed", name)
         lines.append((label, shown(one, digits), shown(two, digits), times(ratio(two, one))))
-    for row in rows:
-        row["kib_per_stream"] = 1024 * max(0.0, row["peak_mb"] - row["idle_mb"]) / streams
-    one, two = of("proxied", "kib_per_stream"), of("managed", "kib_per_stream")
-    lines.append(
-        ("memory per open stream, KiB", shown(one, 1), shown(two, 1), times(ratio(two, one)))
-    )
-    errors = {form: sum(_bad(row) for row in rows if row["form"] == form) for form in FORMS}
-    lines.append(("not answered whole", str(errors["proxied"]), str(errors["managed"]), ""))
+    for label, count in (("answered whole", _good), ("not answered whole", _bad)):
+        sums = {form: sum(count(row) for row in rows if row["form"] == form) for form in FORMS}
+        lines.append((label, str(sums["proxied"]), str(sums["managed"]), ""))
     return Table(
         title=title, columns=("", "proxied", "managed", "managed / proxied"), rows=tuple(lines)
     )
 
 
+def _good(row: dict[str, Any]) -> int:
+    return int(row.get("ok", 0))
+
+
 def _bad(row: dict[str, Any]) -> int:
-    if "error" in row:
-        return 1
-    return sum(int(row.get(name, 0)) for name in ("err_status", "err_conn", "err_incomplete"))
+    """Requests that were sent and have no whole answer."""
+    return 1 if "error" in row else sum(int(row[name]) for name in FAILED)
+
+
+def measured(one: Bench, given: argparse.Namespace, report: Report) -> None:
+    """All loads, and their tables."""
+    rounds, seconds = (1, 2.0) if given.quick else (ROUNDS, given.seconds)
+    fast = Shape(
+        name="fast", conns=given.streams, seconds=seconds, stream=True, interval_ms=5, warm=0
+    )
+    for form in FORMS:
+        one.run(form, fast, 4 * given.streams)
+    rows = [one.run(form, fast) for _ in range(rounds) for form in FORMS]
+    report.rows += rows
+    report.show(table(f"{given.streams} streams side by side", rows))
+    for crowd in (50,) if given.quick else given.at_once:
+        # It ends as soon as all are answered.
+        slow = Shape(name="crowd", conns=crowd, seconds=40, stream=True, interval_ms=100, warm=0)
+        many = [one.run(form, slow, crowd) for form in FORMS]
+        report.rows += many
+        report.show(table(f"{crowd} streams opened at once", many))
 
 
 def main() -> int:
@@ -167,27 +224,21 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--streams", type=int, default=32, help="streams side by side (32)")
-    parser.add_argument("--at-once", type=int, default=1000, help="streams open at once (1000)")
+    parser.add_argument(
+        "--at-once", type=integers, default=(300, 1000), help="streams open at once (300,1000)"
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn (8)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     given = parser.parse_args()
-    rounds, seconds = (1, 2.0) if given.quick else (ROUNDS, given.seconds)
-    crowd = 50 if given.quick else given.at_once
-    one = Bench(fresh(BENCH / ".work" / "operations"))
+    one = Bench(fresh("operations"))
     report = Report(bench="operations", settings=plain(given))
     report.versions["tocsin"] = tocsin.__version__
     try:
-        fast = Shape(name="fast", conns=given.streams, seconds=seconds, stream=True, interval_ms=5)
-        slow = Shape(name="crowd", conns=crowd, seconds=10, stream=True, interval_ms=100, warm=0)
-        rows = [one.run(form, fast) for _ in range(rounds) for form in FORMS]
-        many = [one.run(form, slow, crowd) for form in FORMS]
+        measured(one, given, report)
     finally:
         one.stop()
-    report.rows = [*rows, *many]
-    report.show(table(f"{given.streams} streams side by side", rows, given.streams))
-    report.show(table(f"{crowd} streams open at once", many, crowd))
     report.save(given.json, given.markdown)
     return 0
 

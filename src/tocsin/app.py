@@ -95,6 +95,7 @@ class App:
         self.client = _client(config)
         self.providers: dict[str, Provider] = {}
         self.pricer = Pricer(config.prices)
+        self._enrich = Enricher(self.pricer, TokenCounter())
         self.identity = IdentityPolicy(_lookup(store), clock)
         self.providers = self._make_providers(config)
         self.router = Router(config, self.providers, clock, _balancer())
@@ -246,7 +247,7 @@ class App:
         return Recorder(
             self.store,
             self.data_dir / "journal",
-            enrich=Enricher(self.pricer, TokenCounter()),
+            enrich=self._enrich,
             ingest=self._read_journaled,
             stored=self._stored,
             sync=self.config.store.journal_sync == "disk",
@@ -272,6 +273,7 @@ class App:
             providers=lambda: self.providers,
             runtime=lambda: self.runtime,
             price=self.services.price,
+            enrich=self._enrich,
             kinds=[kind for domain in self.domains for kind in domain.kinds],
             alert=self.desk.alert,
             env=self._env,

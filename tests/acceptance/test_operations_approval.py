@@ -29,7 +29,7 @@ owner_timeout_s = 2
 base_url = "{url}"
 api_key_env = "UPSTREAM_KEY"
 """
-SHOP = '''
+SHOP = """
 import json
 from pathlib import Path
 from tocsin.core.domain import Domain
@@ -61,11 +61,13 @@ async def run(work):
     receipt = await work.effect("charge", {"cents": 500}, charge)
     answer = await work.approve("Send the goods?", {"to": "ann"})
     sent = await work.effect("send", {"to": "ann"}, send) if answer["approved"] else None
-    result = {"plan": plan_, "said": said.status, "receipt": receipt, "answer": answer, "sent": sent}
-    return Ending(outcome="complete", result=json.dumps({**result, "by": VERSION}).encode())
+    result = {"plan": plan_, "said": said.status, "receipt": receipt, "answer": answer}
+    result |= {"sent": sent, "by": VERSION}
+    return Ending(outcome="complete", result=json.dumps(result).encode())
 
-DOMAIN = Domain(name="shop", summary="Sells.", kinds=(Kind(name="order", summary="Sells.", run=run),))
-'''
+ORDER = Kind(name="order", summary="Sells.", run=run)
+DOMAIN = Domain(name="shop", summary="Sells.", kinds=(ORDER,))
+"""
 DAY = 86_400
 
 
@@ -180,6 +182,7 @@ async def begun(world: World, clock: FakeClock) -> str:
     )
     await world.app.operations.create(operation, b"{}", principal=Principal())
     async with asyncio.timeout(10):
-        while (await world.app.operations.get(operation.id)).status != "waiting":
+        while operation.status != "waiting":
             await asyncio.sleep(0.01)
+            operation = await world.app.operations.get(operation.id)
     return operation.id

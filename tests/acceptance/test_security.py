@@ -20,6 +20,7 @@ import pytest
 from support.process import Tocsin
 from tocsin.gateway.auth import Keyring, load_secret
 from tocsin.store import Filter, Store
+from tocsin.store.operations_api import OperationFilter
 
 # No known shape: only a redactor that was told the value can find it.
 UPSTREAM_KEY = "zq9.upstream.canary.7731"
@@ -209,7 +210,30 @@ async def use_every_way(tocsin: Tocsin, key: str) -> list[Reply]:
         ("POST", "/v1/traces", {"authorization": f"Bearer {UNKNOWN_KEY}", **JSON}, b"{}"),
         ("GET", f"http://u:{UNKNOWN_KEY}@127.0.0.1/x", {}, None),
     ]  # fmt: skip
+    tries += durable_work(key)
     return [await ask(tocsin, m, p, headers=h, body=b) for m, p, h, b in tries]
+
+
+def durable_work(key: str) -> list[tuple[str, str, dict[str, str], bytes | None]]:
+    """The same in work that is kept: its input, its events, its result, its steps, its repeats."""
+    ours = {"authorization": f"Bearer {key}", **JSON}
+    theirs = {"authorization": f"Bearer {PROVIDER_KEY}", "tocsin-key": key, **JSON}
+    repeated = {**theirs, "idempotency-key": "once"}
+    made: list[tuple[str, str, dict[str, str], bytes | None]] = []
+    for model, headers in (("mine", ours), ("other", theirs), ("other", repeated)):
+        for more in ({}, {"stream": True}, {"background": True}):
+            body = json.dumps({"model": model, "input": "complain", **more}).encode()
+            made.append(("POST", "/v1/responses", headers, body))
+    batch = {"requests": [{"model": "other", "input": "complain"}]}
+    body = json.dumps({"kind": "batch", "input": batch}).encode()
+    effect = json.dumps({"scope": "s", "name": "charge"}).encode()
+    return [
+        *made,
+        ("POST", "/v1/chat/completions", {**theirs, "idempotency-key": "1"}, chat("o", "complain")),
+        ("POST", "/v1/chat/completions", {**theirs, "idempotency-key": "1"}, chat("o", "complain")),
+        ("POST", "/api/operations", theirs, body),
+        ("POST", "/api/effects", theirs, effect),
+    ]
 
 
 def stored_texts(store: Store) -> Iterator[tuple[str, bytes]]:
@@ -225,12 +249,20 @@ def stored_texts(store: Store) -> Iterator[tuple[str, bytes]]:
             yield interaction.id, entry.output.raw
         for blob in entry.blobs:
             yield interaction.id, blob.data
+    book = store.operations
+    rows = book.operations(OperationFilter(), limit=500).rows
+    assert len(rows) >= 8
+    for row in rows:
+        yield row.id, repr((row, book.events(row.id), book.steps(row.id))).encode()
+        yield row.id, (book.body(row.id) or b"") + (book.result(row.id) or b"")
+    yield "deliveries", repr(book.deliveries()).encode()
     yield "keys", repr(store.keys()).encode()
     yield "audit", repr(store.audit()).encode()
 
 
 PAGES = (
-    *("/", "/runs", "/calls", "/spend", "/settings", "/metrics"),
+    *("/", "/runs", "/calls", "/spend", "/settings", "/metrics", "/operations"),
+    *("/api/operations", "/api/effects", "/api/deliveries"),
     *("/api/interactions", "/api/runs", "/api/keys", "/api/config", "/api/audit"),
     *("/api/upstreams", "/api/stats", "/api/overview", "/api/spend", "/api/facets"),
 )
@@ -248,6 +280,11 @@ async def shown(tocsin: Tocsin) -> list[tuple[str, bytes]]:
             f"/runs/{row['run_id']}",
         ):
             found.append((path, (await ask(tocsin, "GET", path, key=admin)).body))
+    rows = (await ask(tocsin, "GET", "/api/operations", key=admin)).json()["rows"]
+    for row in rows:
+        path = f"/api/operations/{row['id']}"
+        for place in (path, f"{path}/events", f"{path}/result", f"/operations/{row['id']}"):
+            found.append((place, (await ask(tocsin, "GET", place, key=admin)).body))
     return found
 
 
@@ -257,6 +294,12 @@ async def test_no_secret_gets_into_log_database_journal_pages_or_exports(
     key = await issue(tocsin, "caller")
     replies = await use_every_way(tocsin, key)
     assert [reply.status for reply in replies[:2]] == [200, 401]
+    first, again, begun, effect = replies[-4:]
+    assert (first.status, again.status, begun.status, effect.status) == (401, 401, 202, 200)
+    assert again.headers["idempotency-replayed"] == "true"
+    # Whose own key it is sees it once; what is kept for a repeat is without it.
+    assert PROVIDER_KEY.encode() in first.body
+    assert b"[redacted]" in again.body
     assert any(UPSTREAM_KEY in head for head in echo.heads)  # the provider did get it
     await asyncio.sleep(0.5)  # the writer folds what was journaled
     canaries = {

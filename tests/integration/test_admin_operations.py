@@ -199,8 +199,8 @@ def test_input_may_be_larger_than_other_bodies_and_has_an_end(
 @pytest.mark.parametrize(
     ("body", "status", "name"),
     [
-        ({"kind": "nothing", "input": {}}, 400, "kind"),
-        ({"kind": "inner", "input": {}}, 400, "kind"),
+        ({"kind": "nothing", "input": {}}, 404, "kind"),
+        ({"kind": "inner", "input": {}}, 404, "kind"),
         ({"kind": "count", "input": {}}, 400, "input"),
         ({"kind": "count", "input": {"n": "3"}}, 400, "input"),
         ({"kind": "count", "input": [3]}, 422, "input"),
@@ -241,11 +241,12 @@ def test_a_key_starts_work_for_its_own_features_only(site: Site) -> None:
         ("http://127.0.0.1:8080/x", "callback_refused"),
         ("http://169.254.169.254/latest/meta-data", "callback_refused"),
         ("http://[::1]/x", "callback_refused"),
-        ("http://0x7f000001/x", "callback_refused"),
+        ("http://0x7f000001/x", "invalid_callback"),
         ("http://10.0.0.1/x", "callback_refused"),
-        ("file:///etc/passwd", "invalid_callback"),
         ("https://user:password@example.com/x", "invalid_callback"),
-        ("nothing", "invalid_callback"),
+        ("https://exa mple.com/x", "invalid_parameter"),
+        ("file:///etc/passwd", "invalid_parameter"),
+        ("nothing", "invalid_parameter"),
     ],
 )
 def test_nobody_is_told_at_an_address_that_is_not_public(
@@ -253,7 +254,7 @@ def test_nobody_is_told_at_an_address_that_is_not_public(
 ) -> None:
     body = {"kind": "measure", "input": {}, "callback": url}
     reply = ask(site, keys["caller"], "POST", "/api/operations", body)
-    assert refused(reply) in ((400, code), (400, "invalid_callback")), reply.body
+    assert refused(reply) == (422 if code == "invalid_parameter" else 403, code)
     assert [fault["name"] for fault in reply.json()["faults"]] == ["callback"]
 
 
@@ -293,7 +294,7 @@ def test_the_list_is_for_viewers_and_filters(site: Site, keys: dict[str, str]) -
         until(site, keys["caller"], one["id"], "ended")
     assert ask(site, keys["caller"], "GET", "/api/operations").status == 403
     found: list[str] = []
-    cursor = ""
+    cursor: str | None = ""
     while cursor is not None:
         query = f"feature=listed&status=ended&outcome=complete&limit=2{cursor}"
         page = good(ask(site, keys["viewer"], "GET", f"/api/operations?{query}"))
@@ -469,7 +470,11 @@ def test_events_come_while_the_work_goes_on(site: Site, keys: dict[str, str]) ->
     made = start(site, keys["caller"], "wait")
     with streaming(site, keys["caller"], f"/api/operations/{made['id']}/stream") as answer:
         types = [frame(answer).split(b"\n")[1] for _ in range(3)]
-        assert types == [b"event: operation.created", b"event: operation.started", b"event: charged"]
+        assert types == [
+            b"event: operation.created",
+            b"event: operation.started",
+            b"event: charged",
+        ]
         head = site.request(
             "HEAD", f"/api/operations/{made['id']}/stream", key=keys["caller"]
         )  # answered at once, though the stream would last
@@ -543,6 +548,7 @@ def test_an_effect_is_one_askers_to_do_and_everybody_is_given_its_result(
     assert effect(site, keys["caller"], arguments={"cents": 101}, **mine)["turn"] == "act"
     done = good(settle(site, keys["caller"], first, "done", result={"receipt": "r1"}))
     assert (done["turn"], done["state"], done["result"]) == ("done", "done", {"receipt": "r1"})
+    assert not site.store.operations.alive(first["owner"], 0)  # its name is forgotten
     third = effect(site, keys["caller"], **mine)
     assert (third["turn"], third["result"], third["asked"]) == ("done", {"receipt": "r1"}, 3)
     # The same word again changes nothing; another word is refused.
@@ -592,9 +598,7 @@ def test_whoever_is_silent_for_too_long_leaves_something_unknown(tmp_path: Path)
 
 def test_a_person_does_not_settle_what_is_under_way(site: Site, keys: dict[str, str]) -> None:
     first = effect(site, keys["caller"], scope="under-way")
-    reply = ask(
-        site, keys["operator"], "POST", f"/api/effects/{first['key']}", {"state": "failed"}
-    )
+    reply = ask(site, keys["operator"], "POST", f"/api/effects/{first['key']}", {"state": "failed"})
     assert refused(reply) == (409, "stands_otherwise")
     nothing = ask(site, keys["operator"], "POST", "/api/effects/step_none", {"state": "failed"})
     assert refused(nothing) == (404, "not_found")
@@ -747,6 +751,15 @@ def test_a_payload_that_is_no_json_is_shown_as_it_is(site: Site, keys: dict[str,
     assert row["payload"] == hostile.decode(errors="replace")
 
 
+def test_with_an_end_user_goes_the_work_for_them(site: Site, keys: dict[str, str]) -> None:
+    made = start(site, keys["caller"], "measure", end_user="zoe")
+    until(site, keys["caller"], made["id"], "ended")
+    swept = good(ask(site, keys["admin"], "DELETE", "/api/end-users/zoe"))
+    assert (swept["operations"], swept["interactions"]) == (1, 0)
+    assert ask(site, keys["caller"], "GET", f"/api/operations/{made['id']}").status == 404
+    assert audited(site)[0] == ("end_user.delete", "zoe", "0 interactions, 1 operations")
+
+
 # -- what is recorded --
 
 
@@ -765,7 +778,11 @@ def test_what_work_wrote_comes_back_as_data(site: Site, keys: dict[str, str]) ->
             key_id=None,
         ),
         b"{}",
-        [Event(0, "odd", now, deep), Event(1, "odd", now, b'{"a":\xff}'), Event(2, "odd", now, b"")],
+        [
+            Event(0, "odd", now, deep),
+            Event(1, "odd", now, b'{"a":\xff}'),
+            Event(2, "odd", now, b""),
+        ],
     )
     book.begin_step(step("step_odd", scope="op_odd", arguments=b"{{", owner="nobody"))
     book.write(

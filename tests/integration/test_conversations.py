@@ -47,6 +47,7 @@ class World:
             config=cast(Any, None),
             place_of=cast(Any, None),
             price=cast(Any, None),
+            enrich=cast(Any, None),
         )
 
     async def ask(

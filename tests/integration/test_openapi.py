@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
+import operations_world as works
 from adminkit import Site, entry, running
+from tocsin.core.operations import Ending, Kind, Work
 from tocsin.gateway.admin import OPERATIONS
 from tocsin.store.api import BaselineRow
+from tocsin.store.operations_api import EndpointRow, Written
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with running(tmp_path_factory.mktemp("site"), require_key=True) as found:
+    kinds = (Kind(name="batch", summary="Many at once.", run=batch),)
+    with running(tmp_path_factory.mktemp("site"), require_key=True, kinds=kinds) as found:
         now = found.clock.now_us()
         found.store.append([entry(n, started_at=now - n * 1000) for n in range(20)])
         # What the document's examples name is there.
@@ -23,7 +27,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         found.store.accept_baseline(
             BaselineRow(feature="support", signal="correct", since=now, by="ann", at=now)
         )
+        seed_work(found)
         yield found
+
+
+def seed_work(site: Site) -> None:
+    """The operations, the effect and the messages that the document's examples name."""
+    book, now = site.store.operations, site.clock.now_us()
+    name = "0199c0ffee00c0ffee00c0ffee00"
+    for one in (f"op_{name}", "op_0199c0ffee01c0ffee01c0ffee01"):
+        log = [works.event(number, kind="counted") for number in range(3)]
+        book.create(works.operation(one, kind="batch", created_at=now), b"{}", log)
+        ended = {"status": "ended", "outcome": "complete", "ended_at": now}
+        book.write([Written(operation_id=one, changes=ended, result=b'{"object":"list"}')])
+    book.begin_step(works.step(f"step_{name}c0ff", scope="run_1", state="unknown"))
+    book.add_deliveries([works.delivery(f"whd_{name}", created_at=now, next_at=now)])
+    gone = EndpointRow(url="https://example.com/gone", disabled_at=now, reason="410 Gone")
+    book.disable_endpoint(gone)
+
+
+async def batch(_work: Work) -> Ending:
+    return Ending(outcome="complete", result=b'{"object":"list"}')
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,8 @@ def test_every_page_declares_the_least_role_that_may_use_it() -> None:
     assert changing.pop("/supervisor/act") == "operator"
     # Whoever may read an answer may say whether it was right.
     assert changing.pop("/calls/{call_id}/feedback") == "viewer"
+    assert changing.pop("/operations/{operation_id}/cancel") == "operator"
+    assert changing.pop("/operations/{operation_id}/answer") == "operator"
     assert changing.pop("/signals/{feature}/{signal}/accept") == "operator"
     assert changing.pop("/signals/{feature}/{signal}/forget") == "operator"
     assert set(changing.values()) == {"admin"}

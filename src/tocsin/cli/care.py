@@ -12,6 +12,7 @@ from tocsin.core.clock import SystemClock
 from tocsin.core.errors import InputError, NotFound
 from tocsin.dashboard import fmt
 from tocsin.store.api import AuditRow, Filter, Progress, Store
+from tocsin.store.operations_api import OperationFilter
 
 
 @contextmanager
@@ -71,7 +72,8 @@ def forget(config: Path | None, user: str, *, yes: bool, json: bool) -> int:
     """Delete one end user's data. Raises ``NotFound`` when there is none."""
     with opened(settings(config).config) as store:
         where = Filter(end_user=user)
-        if not store.interactions(where, limit=1).rows:
+        operations = store.operations.operations(OperationFilter(end_user=user), limit=1)
+        if not operations.rows and not store.interactions(where, limit=1).rows:
             raise NotFound(f"nothing is recorded of the end user {user!r}")
         if not yes and not _confirmed(store, where, user):
             output.complain("Nothing was deleted.")
@@ -79,7 +81,7 @@ def forget(config: Path | None, user: str, *, yes: bool, json: bool) -> int:
         swept = store.delete_end_user(user)
         # The user's name stays out of the audit log: it was to be forgotten.
         now = SystemClock().now_us()
-        detail = f"{swept.interactions} calls"
+        detail = f"{swept.interactions} calls, {swept.operations} operations"
         store.record_audit(
             AuditRow(
                 at=now, actor="tocsin forget", action="end_user.delete", target="", detail=detail
@@ -89,8 +91,9 @@ def forget(config: Path | None, user: str, *, yes: bool, json: bool) -> int:
         output.print_json(swept)
     else:
         output.say(
-            f"Deleted {fmt.plural(swept.interactions, 'call')} in {fmt.plural(swept.runs, 'run')} "
-            f"and {fmt.plural(swept.contents, 'message')}; {fmt.size(swept.freed_bytes)} freed."
+            f"Deleted {fmt.plural(swept.interactions, 'call')} in {fmt.plural(swept.runs, 'run')}, "
+            f"{fmt.plural(swept.contents, 'message')} and "
+            f"{fmt.plural(swept.operations, 'operation')}; {fmt.size(swept.freed_bytes)} freed."
         )
     return OK
 
@@ -102,7 +105,7 @@ def _confirmed(store: Store, where: Filter, user: str) -> bool:
     calls = store.overview(where).total.calls
     output.say(
         f"This deletes {fmt.plural(calls, 'call')} of {fmt.visible(user)} for good, with every "
-        "message that nobody else's calls share."
+        "message that nobody else's calls share, and all durable work for them."
     )
     return input("Type the end user's name to go on: ") == user
 

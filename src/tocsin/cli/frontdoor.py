@@ -93,6 +93,7 @@ class FrontDoor:
                 book=app.store.operations,
                 owner=app.operations.owner,
                 grace_s=config.server.shutdown_grace_s,
+                redactor=self.redactor,
             ),
         )
 

@@ -29,6 +29,8 @@ T = TypeVar("T")
 _PAGE = 200
 _SHOWN = 600
 """Characters of a result or an event's data that a terminal is given."""
+_END_S = 5.0
+"""How long ``cancel`` waits for the end."""
 _STATUS_STYLE = {"waiting": output.LOOK, "running": "", "queued": output.QUIET}
 
 
@@ -60,7 +62,7 @@ def listed(
             if cursor is None:
                 break
     if json:
-        output.print_json({"operations": rows, "next": cursor})
+        output.print_json({"operations": [_whole(row) for row in rows], "next": cursor})
     elif rows:
         _print(rows, more=cursor is not None)
     else:
@@ -116,7 +118,7 @@ def show(config: Path | None, operation_id: str, *, events: int, json: bool) -> 
         log = book.events(row.id, limit=events) if events else []
         result = book.result(row.id)
     if json:
-        said = {"operation": row, "steps": [_step(step) for step in steps]}
+        said = {"operation": _whole(row), "steps": [_step(step) for step in steps]}
         output.print_json(
             {**said, "events": [_event(e) for e in log], "result": _value(result or b"null")}
         )
@@ -132,7 +134,7 @@ def show(config: Path | None, operation_id: str, *, events: int, json: bool) -> 
     if row.events > len(log):
         output.say(f"… {row.events - len(log):,} more: tocsin follow {row.id}", output.QUIET)
     if result is not None:
-        output.say(f"result  {fmt.summary(result.decode(errors='replace'), _SHOWN)}")
+        output.say(f"result  {fmt.one_line(result.decode(errors='replace'), _SHOWN)}")
     return OK
 
 
@@ -184,14 +186,23 @@ def follow(config: Path | None, operation_id: str, *, after: int, json: bool) ->
 
 
 def cancel(config: Path | None, operation_id: str, *, json: bool) -> int:
-    """Ask that it ends, wait for whoever runs it, and name what it had changed."""
+    """Ask that it ends, wait for the Tocsin that sees to it, and name what it had changed."""
     found = settings(config).config
+
+    async def end(operations: Operations) -> Operation:
+        # Only a running Tocsin knows what to write of its end, and whom to tell.
+        store.operations.request_cancel(operation_id, _actor(), SystemClock().now_us())
+        try:
+            return await operations.ended(operation_id, _END_S)
+        except TimeoutError:
+            return await operations.get(operation_id)
+
     with opened(found) as store:
         before = _known(store, operation_id)
-        row = _through(store, found, lambda engine: engine.cancel(operation_id, _actor()))
+        row = before if before.status == "ended" else _through(store, found, end)
         effects = [step for step in store.operations.steps(row.id) if step.effect]
     if json:
-        output.print_json({"operation": row, "effects": [_step(step) for step in effects]})
+        output.print_json({"operation": _whole(row), "effects": [_step(step) for step in effects]})
     elif before.status == "ended":
         output.say(f"{row.id} had ended already: {row.outcome}.")
     elif row.status == "ended":
@@ -218,7 +229,7 @@ def answer(
             asked = store.operations.step(row.waiting_for) if row.waiting_for else None
             question = _value(asked.arguments) if asked is not None else None
             if json:
-                output.print_json({"operation": row, "question": question})
+                output.print_json({"operation": _whole(row), "question": question})
             elif asked is None:
                 output.say(f"{row.id} waits for nobody: it is {row.outcome or row.status}.")
             else:
@@ -232,7 +243,7 @@ def answer(
             lambda engine: engine.answer(operation_id, approved=approve, note=note, by=by),
         )
     if json:
-        output.print_json({"operation": row})
+        output.print_json({"operation": _whole(row)})
     else:
         output.say(f"{row.id} goes on: {'approved' if approve else 'refused'} by {by}.")
     return OK
@@ -290,7 +301,7 @@ def _log_table() -> "Table":
 
 def _line(event: Event) -> tuple[str, str, str, str]:
     """An event in the columns of a log."""
-    text = fmt.summary(event.data.decode(errors="replace"), _SHOWN)
+    text = fmt.one_line(event.data.decode(errors="replace"), _SHOWN)
     return str(event.number), output.clock_time(event.at), fmt.visible(event.type), text
 
 
@@ -301,6 +312,11 @@ def _event(event: Event) -> dict[str, Any]:
         "at": event.at,
         "data": _value(event.data),
     }
+
+
+def _whole(row: Operation) -> dict[str, Any]:
+    """All of it: what is not known is ``null`` and not left out."""
+    return msgspec.structs.asdict(row)
 
 
 def _step(step: Step) -> dict[str, Any]:

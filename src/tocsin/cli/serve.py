@@ -32,6 +32,9 @@ from tocsin.gateway.protocol import protocol_for
 log = logging.getLogger("tocsin.serve")
 
 _BACKLOG = 4096
+_ACCEPTS = 16
+"""Connections taken at one turn of the loop. The loop itself takes one for each socket that
+listens: beside a thousand streams the last of a thousand new clients would wait for seconds."""
 _KEEP_ALIVE_S = 75
 """Longer than the official clients keep an idle connection: they close it, never we under them."""
 
@@ -168,8 +171,9 @@ async def _serve(found: Settings, bound: socket.socket, *, quiet: bool) -> int:
     logs.install(door.redactor())
     lines = [] if quiet else welcome(door)
     server = make_server(door, lambda: _say(lines))
+    listening = [bound, *(bound.dup() for _ in range(_ACCEPTS - 1))]
     try:
-        await server.serve(sockets=[bound])
+        await server.serve(sockets=listening)
     except SystemExit:
         # uvicorn ends so when the app cannot start; the app's own message is in the log.
         return FAILED

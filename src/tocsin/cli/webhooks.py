@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import cast
 
+import msgspec
+
 from tocsin.cli import output
 from tocsin.cli.context import Settings, one_of, opened, settings
 from tocsin.cli.guard import OK
@@ -63,8 +65,7 @@ def _print(rows: list[Delivery]) -> None:
 
 
 def _plain(row: Delivery) -> dict[str, object]:
-    fields = output.plain(row)
-    return {**fields, "payload": row.payload.decode(errors="replace")}
+    return {**msgspec.structs.asdict(row), "payload": row.payload.decode(errors="replace")}
 
 
 def replay(config: Path | None, delivery_id: str, *, json: bool) -> int:

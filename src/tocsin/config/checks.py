@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tocsin.config.limits import Finding, limit_problems
 from tocsin.config.model import Config, Policies, Upstream
-from tocsin.config.operations import ChecksSettings
+from tocsin.config.operations import ChecksSettings, WebhookSettings
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
@@ -59,6 +59,7 @@ def problems(config: Config) -> list[Finding]:
         *(f for name in config.features for f in _feature_problems(config, name)),
         *(f for name in config.sentinels for f in _sentinel_problems(config, name)),
         *(f for name, limit in config.limits.items() for f in limit_problems(name, limit)),
+        *(f for name, hook in config.webhooks.items() for f in _webhook_problems(name, hook)),
         *_url_problems(("otlp", "endpoint"), config.otlp.endpoint),
         *_variable_problems(("otlp", "headers_env"), config.otlp.headers_env),
         *_variable_problems(("digest", "urls_env"), config.digest.urls_env),
@@ -176,6 +177,20 @@ def _url_problems(path: tuple[str, ...], url: str) -> Iterator[Finding]:
         yield Finding(path, "must not hold a user or password; use an environment variable")
     elif parts.query or parts.fragment:
         yield Finding(path, "must not hold a query (`?...`) or fragment (`#...`)")
+
+
+def _webhook_problems(name: str, webhook: WebhookSettings) -> Iterator[Finding]:
+    path = ("webhooks", name)
+    if not _NAME.match(name):
+        yield Finding(path, "a name has 1 to 64 letters, digits, `_`, `-` or `.`")
+    if not webhook.secret_env:
+        yield Finding((*path, "secret_env"), "must name the variable that holds the secret")
+    said = webhook.secret_env
+    is_secret = said.startswith("whsec_")  # of some, every character may stand in a name
+    yield from _variable_problems((*path, "secret_env"), "-" if is_secret else said)
+    # Receivers may want a query; it is no secret to Tocsin and stands on its pages.
+    url = webhook.url.partition("#")[0].partition("?")[0]
+    yield from _url_problems((*path, "url"), url or "nothing")
 
 
 def _unknown_upstream(

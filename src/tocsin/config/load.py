@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tocsin.config import checks
 from tocsin.config.defaults import default_upstreams
+from tocsin.config.limits import Finding
 from tocsin.config.model import Config
 from tocsin.config.objectives import objective_problems, objective_warnings
 from tocsin.config.positions import Path as Setting
@@ -127,6 +128,12 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[str]:
     """What is allowed and yet suspicious, one sentence each, beginning with the setting."""
     every = (*checks.warnings(config, env), *objective_warnings(config))
     return [f"{dotted(f.path)}: {f.message}" for f in every]
+
+
+def located(path: Path | None, env: Mapping[str, str], found: Iterable[Finding]) -> list[Problem]:
+    """Findings as problems, each with the line of the file that it is about."""
+    source = _Source(path, env)
+    return [source.problem(f.path, f.message) for f in found]
 
 
 def dotted(path: Setting) -> str:

@@ -107,6 +107,7 @@ class Draft:
         "identity",
         "notices",
         "outcome",
+        "output",
         "output_bytes",
         "record",
         "response_ref",
@@ -139,6 +140,8 @@ class Draft:
         """Ids of the tool calls in the answer."""
         self.record: Interaction | None = None
         """What was recorded, once the call has ended. Its cost is worked out later."""
+        self.output: Message | None = None
+        """The answer that was recorded, as far as it came."""
         self.facts = facts
         """Attributes of the record to be, such as the cohort that the caller names."""
         self.response_ref = response_ref

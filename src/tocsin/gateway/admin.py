@@ -266,7 +266,10 @@ def list_audit(deps: AdminDeps, args: m.Limited, _principal: Principal) -> m.Aud
 def delete_end_user(deps: AdminDeps, args: m.ById, principal: Principal) -> m.SweptView:
     swept = deps.store.delete_end_user(args.id)
     deps.keyring.audit(
-        actor_of(principal), "end_user.delete", args.id, f"{swept.interactions} interactions"
+        actor_of(principal),
+        "end_user.delete",
+        args.id,
+        f"{swept.interactions} interactions, {swept.operations} operations",
     )
     return m.SweptView.model_validate(swept)
 

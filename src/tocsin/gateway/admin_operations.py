@@ -4,6 +4,7 @@ A caller sees and cancels its own operations; a viewer sees everybody's, an oper
 answers them. What an operator does is written to the audit log.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from tocsin.core.call import Principal
 from tocsin.core.errors import BadRequest, Forbidden, InputError, NotFound, Unavailable
@@ -20,7 +22,7 @@ from tocsin.core.operations import Step
 from tocsin.core.wire.responses import sse
 from tocsin.gateway import admin_operations_models as m
 from tocsin.gateway.admin_base import AdminDeps, actor_of, offer, readable
-from tocsin.gateway.admin_models import Args, ById, usd
+from tocsin.gateway.admin_models import Args, usd
 from tocsin.gateway.auth import RANKS
 from tocsin.gateway.openapi import EVENTS, Operation
 from tocsin.operations.effects import Turn, begin_effect, hold, settle_effect
@@ -56,9 +58,14 @@ async def start_operation(
     kind = deps.operations.kinds.get(asked.kind)
     if kind is None or not kind.offered:
         offered = sorted(k.name for k in deps.operations.kinds.values() if k.offered)
-        raise BadRequest(f"kind: found {asked.kind!r}; offered: {', '.join(offered)}", param="kind")
+        raise BadRequest(
+            f"there is no kind {asked.kind!r}; offered: {', '.join(offered) or 'none'}",
+            param="kind",
+            status=404,
+            code="unknown_kind",
+        )
     if asked.callback is not None:
-        await deps.check_callback(asked.callback)
+        await _check(deps, asked.callback)
     row = Work(
         id=new_id("op", now),
         kind=asked.kind,
@@ -77,7 +84,16 @@ async def start_operation(
     return _operation(await deps.operations.create(row, body, principal=principal))
 
 
-async def get_operation(deps: AdminDeps, args: ById, principal: Principal) -> m.OperationDetail:
+async def _check(deps: AdminDeps, callback: str) -> None:
+    try:
+        await deps.check_callback(callback)
+    except BadRequest as error:
+        raise Forbidden(error.message, code=error.code, param=error.param) from None
+
+
+async def get_operation(
+    deps: AdminDeps, args: m.OperationId, principal: Principal
+) -> m.OperationDetail:
     row = await _theirs(deps, args.id, principal)
     steps = await run_in_threadpool(deps.store.operations.steps, row.id)
     return m.OperationDetail.model_validate({**_fields(row), "steps": [_step(s) for s in steps]})
@@ -98,10 +114,20 @@ async def get_events(deps: AdminDeps, args: m.GetEvents, principal: Principal) -
 async def stream_events(deps: AdminDeps, args: m.StreamEvents, principal: Principal) -> Response:
     row = await _theirs(deps, args.id, principal)
     after = args.after if args.last_event_id is None else args.last_event_id
-    return StreamingResponse(
+    return _Stream(
         _streamed(deps, row.id, after),
         headers={"content-type": EVENTS, "cache-control": "no-store", "x-accel-buffering": "no"},
     )
+
+
+class _Stream(StreamingResponse):
+    """A stream that a stopping server ends, not complete but whole as HTTP."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _streamed(deps: AdminDeps, operation_id: str, after: int) -> AsyncIterator[bytes]:
@@ -128,7 +154,9 @@ async def get_result(deps: AdminDeps, args: m.GetResult, principal: Principal) -
     )
 
 
-async def cancel_operation(deps: AdminDeps, args: ById, principal: Principal) -> m.OperationDetail:
+async def cancel_operation(
+    deps: AdminDeps, args: m.OperationId, principal: Principal
+) -> m.OperationDetail:
     row = await _theirs(deps, args.id, principal, least="operator")
     ended = await deps.operations.cancel(row.id, actor_of(principal))
     if row.status != "ended":
@@ -150,7 +178,9 @@ async def answer_operation(
     return _operation(row)
 
 
-async def delete_operation(deps: AdminDeps, args: ById, principal: Principal) -> m.ResultView:
+async def delete_operation(
+    deps: AdminDeps, args: m.DeleteOperation, principal: Principal
+) -> m.ResultView:
     row = await _theirs(deps, args.id, principal, least="operator")
     await deps.operations.delete(row.id)
     await _write_down(deps, principal, "operation.delete", row.id)
@@ -246,7 +276,7 @@ def list_deliveries(
     return m.DeliveryList(rows=[_delivery(row) for row in found], disabled=disabled)
 
 
-def replay_delivery(deps: AdminDeps, args: ById, principal: Principal) -> m.DeliveryView:
+def replay_delivery(deps: AdminDeps, args: m.DeliveryId, principal: Principal) -> m.DeliveryView:
     try:
         row = deps.webhooks.replay(args.id)
     except InputError as error:
@@ -320,11 +350,11 @@ WORK: tuple[Operation, ...] = (
           list_operations),
     offer("/api/operations", "startOperation", "Start work that outlives this request.",
           m.StartOperation, start_operation, role="caller", method="POST", status=202,
-          max_body=MAX_INPUT),
-    offer("/api/operations/{id}", "getOperation", "One operation and its steps.", ById,
+          missing=True, max_body=MAX_INPUT),
+    offer("/api/operations/{id}", "getOperation", "One operation and its steps.", m.OperationId,
           get_operation, role="caller", missing=True),
-    offer("/api/operations/{id}", "deleteOperation", "End an operation and forget it.", ById,
-          delete_operation, role="caller", method="DELETE", missing=True),
+    offer("/api/operations/{id}", "deleteOperation", "End an operation and forget it.",
+          m.DeleteOperation, delete_operation, role="caller", method="DELETE", missing=True),
     offer("/api/operations/{id}/events", "getEvents", "Its events, from any point.", m.GetEvents,
           get_events, role="caller", missing=True),
     offer("/api/operations/{id}/stream", "streamEvents",
@@ -333,12 +363,12 @@ WORK: tuple[Operation, ...] = (
     offer("/api/operations/{id}/result", "getResult", "What came of it.", m.GetResult, get_result,
           role="caller", missing=True),
     offer("/api/operations/{id}/cancel", "cancelOperation",
-          "End it; says what it had changed by then.", ById, cancel_operation, role="caller",
-          method="POST", missing=True),
+          "End it; says what it had changed by then.", m.OperationId, cancel_operation,
+          role="caller", method="POST", missing=True),
     offer("/api/operations/{id}/answer", "answerOperation", "Answer what it waits for.",
           m.AnswerOperation, answer_operation, role="operator", method="POST", missing=True,
           conflict=True),
-    offer("/api/effects", "listEffects", "Side effects, those of unknown fate first.",
+    offer("/api/effects", "listEffects", "Side effects; those of unknown fate by default.",
           m.ListEffects, list_effects),
     offer("/api/effects", "beginEffect", "Ask for a side effect that must happen once.",
           m.BeginEffect, ask_effect, role="caller", method="POST"),
@@ -347,8 +377,8 @@ WORK: tuple[Operation, ...] = (
     offer("/api/deliveries", "listDeliveries", "Messages to webhooks, newest first.",
           m.ListDeliveries, list_deliveries),
     offer("/api/deliveries/{id}/replay", "replayDelivery",
-          "Send a message again, under its webhook-id.", ById, replay_delivery, role="operator",
-          method="POST", missing=True, conflict=True),
+          "Send a message again, under its webhook-id.", m.DeliveryId, replay_delivery,
+          role="operator", method="POST", missing=True, conflict=True),
     offer("/api/callback-secret", "getCallbackSecret",
           "What messages to this key's callbacks are signed with.", Args, get_secret,
           role="caller"),

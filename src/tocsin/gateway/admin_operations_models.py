@@ -8,7 +8,6 @@ from tocsin.core.operations import Status, StepState
 from tocsin.core.outcome import Outcome
 from tocsin.gateway.admin_models import (
     Args,
-    ById,
     Cursor,
     FeatureName,
     Limit,
@@ -21,6 +20,7 @@ from tocsin.gateway.admin_supervision_models import Note
 from tocsin.store.operations_api import DeliveryState
 
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}$")]
+Callback = Annotated[str, StringConstraints(max_length=2048, pattern=r"^https?://[^\s\x00-\x1f]+$")]
 Number = Annotated[int, Field(ge=-1, le=2**31 - 1), Whole]
 
 
@@ -34,6 +34,26 @@ class _Body(BaseModel):
 
 
 # -- what routes take --
+
+
+class OperationId(Args):
+    id: Text = Field(
+        description="Id of the operation: `op_…`, of a response `resp_…`.",
+        examples=["op_0199c0ffee00c0ffee00c0ffee00"],
+    )
+
+
+class DeleteOperation(Args):
+    id: Text = Field(
+        description="Id of the operation.", examples=["op_0199c0ffee01c0ffee01c0ffee01"]
+    )
+
+
+class DeliveryId(Args):
+    id: Text = Field(
+        description="Id of the message, its `webhook-id`.",
+        examples=["whd_0199c0ffee00c0ffee00c0ffee00"],
+    )
 
 
 class ListOperations(Args):
@@ -51,12 +71,21 @@ class ListOperations(Args):
 
 
 class _Start(_Body):
-    kind: Word = Field(description="What kind of work: `response`, `batch`, a domain's.")
-    input: dict[str, Any] = Field(description="What it works on; its kind says of what shape.")
+    kind: Word = Field(
+        description="What kind of work: `batch`, or what a domain offers.", examples=["batch"]
+    )
+    input: dict[str, Any] = Field(
+        description="What it works on; its kind says of what shape.",
+        examples=[{"requests": [{"model": "gpt-4o-mini", "input": "Hello."}]}],
+    )
     feature: FeatureName | None = Field(None, description="Feature that it belongs to.")
     end_user: Text | None = Field(None, description="Whom it serves.")
     title: Note = Field("", description="One line for people.")
-    callback: Text | None = Field(None, description="URL that is told of its end, signed.")
+    callback: Callback | None = Field(
+        None,
+        description="URL that is told of its end, signed; no private address.",
+        examples=["https://example.com/hook"],
+    )
     deadline_s: Annotated[float, Field(gt=0, le=31_622_400), BeforeValidator(_float)] | None = (
         Field(None, description="Cut it after so many seconds.")
     )
@@ -66,15 +95,16 @@ class StartOperation(Args):
     body: _Start
 
 
-class GetEvents(ById):
+class GetEvents(OperationId):
     after: Number = Field(-1, description="Behind the event of this number.")
     limit: Limit = Field(200, description="Most events to give.")
 
 
-class StreamEvents(ById):
+class StreamEvents(OperationId):
     after: Number = Field(-1, description="Behind the event of this number.")
     last_event_id: Number | None = Field(
-        None, description="The same, as browsers say it when they reconnect; goes before `after`."
+        None,
+        description="the same as `after`, as browsers say it when they reconnect; goes before it.",
     )
 
 
@@ -83,7 +113,7 @@ class _Answer(_Body):
     note: Note = Field("", description="What the work is told with it.")
 
 
-class AnswerOperation(ById):
+class AnswerOperation(OperationId):
     body: _Answer
 
 
@@ -111,12 +141,16 @@ class _Settle(_Body):
     )
     result: Any = Field(None, description="What whoever asks again is given; plain JSON.")
     owner: Text | None = Field(
-        None, description="The `owner` that you were given; operators may do without."
+        None,
+        description="The `owner` that you were given; operators may do without.",
+        examples=[None],
     )
 
 
 class SettleEffect(Args):
-    key: Text = Field(description="The effect's key.")
+    key: Text = Field(
+        description="The effect's key.", examples=["step_0199c0ffee00c0ffee00c0ffee00c0ff"]
+    )
     body: _Settle
 
 
@@ -133,14 +167,16 @@ class ListDeliveries(Args):
 
 
 class _Endpoint(_Body):
-    url: Text = Field(description="The URL that answered 410.")
+    url: Text = Field(
+        description="The URL that answered 410.", examples=["https://example.com/gone"]
+    )
 
 
 class EnableEndpoint(Args):
     body: _Endpoint
 
 
-class GetResult(ById):
+class GetResult(OperationId):
     wait: Annotated[int, Field(ge=0, le=30), Whole] = Field(
         0, description="Wait so many seconds for the end."
     )

@@ -17,6 +17,16 @@ from tocsin.gateway.problems import MEDIA_TYPE, Problem
 
 _REF = "#/components/schemas/{model}"
 EVENTS = "text/event-stream"
+_EVENT: Mapping[str, Any] = {
+    "type": "object",
+    "description": "Each event of the stream; the last says `[DONE]`.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$", "description": "Its number."},
+        "event": {"type": "string", "description": "Its type."},
+        "data": {"type": "string", "description": "A JSON object."},
+    },
+    "required": ["data"],
+}
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,15 +100,19 @@ def _schemas(operations: Sequence[Operation]) -> tuple[Schemas, dict[str, Any]]:
 
 
 def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "operationId": operation.name,
-        "summary": operation.summary,
-        "description": f"Needs the role `{operation.role}`.",
-        "responses": _responses(operation, schemas),
-    }
     # ``models_json_schema`` gives references; the models of arguments are small and stand alone.
     schema = operation.args.model_json_schema(ref_template=_REF)
     properties: dict[str, Any] = dict(schema.get("properties", {}))
+    headers = [
+        f" Header `{HEADERS[name]}`: {properties.pop(name)['description']}"
+        for name in HEADERS.keys() & properties.keys()
+    ]
+    found: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "description": f"Needs the role `{operation.role}`.{''.join(headers)}",
+        "responses": _responses(operation, schemas),
+    }
     body = properties.pop("body", None)
     parameters = [_parameter(name, value, operation) for name, value in properties.items()]
     if parameters:
@@ -116,10 +130,9 @@ def _parameter(name: str, schema: Mapping[str, Any], operation: Operation) -> di
         (only,) = [option for option in options if option.get("type") != "null"]
         plain = only
     in_path = f"{{{name}}}" in operation.path or f"{{{name}:" in operation.path
-    header = HEADERS.get(name)
     return {
-        "name": header or name,
-        "in": "path" if in_path else "header" if header else "query",
+        "name": name,
+        "in": "path" if in_path else "query",
         "required": in_path,
         "description": schema.get("description", ""),
         "schema": plain,
@@ -128,7 +141,7 @@ def _parameter(name: str, schema: Mapping[str, Any], operation: Operation) -> di
 
 def _responses(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     if operation.result is None:
-        answer: dict[str, Any] = {EVENTS: {"schema": {"type": "string"}}}
+        answer: dict[str, Any] = {EVENTS: {"schema": _EVENT}}
     else:
         answer = {"application/json": {"schema": schemas[operation.result, "serialization"]}}
     refusal = schemas[Problem, "serialization"]

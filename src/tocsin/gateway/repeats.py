@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tocsin.config.model import Config
 from tocsin.core.clock import Clock
 from tocsin.core.errors import BadRequest, CallError
+from tocsin.core.redact import Redactor
 from tocsin.gateway.audience import Room
 from tocsin.gateway.repeats_asked import COUNT, KEY, Answer, Asked, Rules, retry_count, rules_of
 from tocsin.gateway.repeats_joins import Joins
@@ -27,7 +28,8 @@ ENDS = (AsgiWire, DirectWire)
 
 class Repeats:
     """Finds the call that a request repeats. ``owner`` names this process; it is alive to others
-    while it beats in the same ``book``. ``grace_s``: how long ``stop`` waits. For one event loop.
+    while it beats in the same ``book``. ``grace_s``: how long ``stop`` waits. ``redactor`` takes
+    secrets out of errors that are kept. For one event loop.
     """
 
     def __init__(
@@ -38,13 +40,14 @@ class Repeats:
         book: OperationsBook,
         owner: str,
         grace_s: float = 5.0,
+        redactor: Callable[[], Redactor] = Redactor,
     ) -> None:
         self._grace_s = grace_s
         self._config = config
         self._read: tuple[Config, Rules] | None = None
         room = Room(ROOM)
         self._joins = Joins(self.rules, room)
-        self._keys = Keys(self.rules, room, clock, book, owner)
+        self._keys = Keys(self.rules, room, clock, book, owner, redactor)
 
     def rules(self) -> Rules:
         """What the settings say now."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tocsin.core.clock import Clock
 from tocsin.core.errors import BadRequest, CallError, Conflict, StoreError, Unavailable
+from tocsin.core.redact import Redactor
 from tocsin.gateway.audience import Audience, Room
 from tocsin.gateway.repeats_asked import Answer, Asked, Rules, owner_of, payload_hash, repeatable
 from tocsin.gateway.wire import Wire
@@ -54,8 +55,10 @@ class Keys:
         clock: Clock,
         book: OperationsBook,
         owner: str,
+        redactor: Callable[[], Redactor] = Redactor,
     ) -> None:
         self._rules = rules
+        self._redactor = redactor
         self._room = room
         self._clock = clock
         self._book = book
@@ -172,16 +175,21 @@ class Keys:
             await self._say(work, name, None)
             return
         kept = audience.small
+        headers = [(n, v) for n, v in audience.headers if n not in _NOT_KEPT] if kept else []
+        body = audience.body if kept else b""
+        if status is not None and status >= 400:
+            # Providers repeat the credential that they refuse.
+            clean = self._redactor().data(body)
+            if clean != body:
+                body, headers = clean, [pair for pair in headers if pair[0] != b"content-length"]
         await self._say(
             work,
             name,
             "answered",
             call_id=audience.call_id.decode("latin-1"),
             status=status if kept else None,
-            headers=tuple((n, v) for n, v in audience.headers if n not in _NOT_KEPT)
-            if kept
-            else (),
-            body=audience.body if kept else b"",
+            headers=tuple(headers),
+            body=body,
         )
 
     async def _say(

@@ -8,7 +8,8 @@ nothing more.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jsonschema_rs
@@ -18,6 +19,7 @@ from tocsin.core.call import Principal
 from tocsin.core.clock import Clock
 from tocsin.core.errors import BadRequest, InputError, NotFound, Unavailable
 from tocsin.core.operations import Event, Kind, Operation
+from tocsin.operations.births import Births
 from tocsin.operations.endings import Told, nobody, payload
 from tocsin.operations.live import Live
 from tocsin.operations.owners import new_owner
@@ -54,6 +56,7 @@ class Operations:
         self._book = book
         self._clock = clock
         self._threads = Threads()
+        self._births = Births(book, self._threads)
         self._settings = settings
         self._runner = Runner(
             book,
@@ -108,12 +111,16 @@ class Operations:
             timer.cancel()
         await runner.settle(grace_s)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(runner.log.drained(), 5.0)
+            await asyncio.wait_for(self._drained(), 5.0)
         await self._watch.stop()
         await self._threads.write(self._book.retire, self.owner)
         runner.log.wake_all()
         await asyncio.sleep(0)
         self._threads.close()
+
+    async def _drained(self) -> None:
+        await self._births.drained()
+        await self._runner.log.drained()
 
     # -- creating --
 
@@ -135,13 +142,14 @@ class Operations:
         if self._runner.stopping:
             raise Unavailable("Tocsin is stopping: try again.")
         self._check(operation.kind, body)
-        made = asyncio.ensure_future(self._create(operation, body, principal, context, events))
+        operation, born = self._begin(operation, body, principal, context, events)
         try:
-            return await asyncio.shield(made)
+            new = await asyncio.shield(born)
         except asyncio.CancelledError:
             # It may be in the store already: then it runs, as for a caller who left.
-            made.add_done_callback(lambda _: self._left(operation.id))
+            born.add_done_callback(lambda _: self._left(operation.id))
             raise
+        return operation if new else await self.get(operation.id, principal)
 
     def _check(self, kind: str, body: bytes) -> None:
         if kind not in self._runner.kinds:
@@ -157,7 +165,7 @@ class Operations:
         except jsonschema_rs.ValidationError as error:
             raise BadRequest(f"input: {error.message}", param="input") from None
 
-    async def _create(
+    def _begin(
         self,
         operation: Operation,
         body: bytes,
@@ -166,7 +174,8 @@ class Operations:
         events: Sequence[tuple[str, bytes]],
         *,
         child: bool = False,
-    ) -> Operation:
+    ) -> "tuple[Operation, asyncio.Future[bool]]":
+        """Have it kept; it runs as soon as it is."""
         runner = self._runner
         background = operation.background and not child
         starts = not background or self._has_place()
@@ -179,20 +188,19 @@ class Operations:
         else:
             self._watch.contexts[operation.id] = (principal, context)
             self._watch.backlog = True
-        try:
-            new = await self._threads.write(
-                self._book.create, operation, body, log, beat_at=operation.created_at
-            )
-        except BaseException:
-            self._unmade(operation.id, live)
-            raise
-        if not new:
-            self._unmade(operation.id, live)
-            return await self.get(operation.id, principal)
-        if live is not None:
-            runner.run(live, 0)
-            runner.log.topic(operation.id).publish(log)
-        return operation
+        born = self._births.keep(operation, body, log)
+        born.add_done_callback(partial(self._born, operation.id, live, log))
+        return operation, born
+
+    def _born(
+        self, operation_id: str, live: Live | None, log: list[Event], born: "asyncio.Future[bool]"
+    ) -> None:
+        """It is in the store, or will not be."""
+        if born.cancelled() or born.exception() is not None or not born.result():
+            self._unmade(operation_id, live)
+        elif live is not None:
+            self._runner.begin(live)
+            self._runner.log.topic(operation_id).publish(log)
 
     def _has_place(self) -> bool:
         """Whether background work may begin at once: not before what waits already."""
@@ -238,9 +246,9 @@ class Operations:
         if live.restarted:
             made = await self._threads.read(self._book.operation, operation.id)
         if made is None:
-            made = await asyncio.shield(
-                self._create(operation, body, live.principal, live.context, (), child=True)
-            )
+            made, born = self._begin(operation, body, live.principal, live.context, (), child=True)
+            if not await asyncio.shield(born):
+                made = await self.get(operation.id, live.principal)
         if made.status == "ended":
             return made
         self._watch.stir()
@@ -276,6 +284,16 @@ class Operations:
         The same bytes for everybody and at any time, wherever it runs. Raises ``NotFound``, and
         ``Unavailable`` when this process stops first.
         """
+        async with contextlib.aclosing(self.groups(operation_id, after=after)) as groups:
+            async for group in groups:
+                for event in group:
+                    yield event
+
+    async def groups(
+        self, operation_id: str, *, after: int = -1
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        """As ``follow``, but together what there is at one moment: sent in one piece it costs a
+        fraction."""
         topic = self._runner.log.topic(operation_id)
         topic.followers += 1
         try:
@@ -290,9 +308,9 @@ class Operations:
                     operation = await self.get(operation_id)
                     found = await self._stored(operation_id, after)
                     over = operation.status == "ended" and not found
-                for event in found:
-                    after = event.number
-                    yield event
+                if found:
+                    after = found[-1].number
+                    yield found
                 if over:
                     return
                 wait = _SOON_S if found else min(wait * 1.5, self._settings().poll_s)

@@ -86,6 +86,7 @@ class Live:
     """One operation that this process runs."""
 
     __slots__ = (
+        "_taken",
         "body",
         "bytes",
         "changes",
@@ -147,6 +148,8 @@ class Live:
         self.unnamed: dict[str, int] = {}
         self.waiting_for: str | None = None
         self.question = ""
+        self._taken: Operation | None = None
+        """As it was when the last was taken to be written."""
         # On its way to the store:
         self.events: list[Event] = []
         self.bytes = 0
@@ -172,6 +175,15 @@ class Live:
         self.operation = msgspec.structs.replace(self.operation, events=number + 1)
         return number
 
+    def say(self, events: Sequence[tuple[str, bytes]], at: int) -> None:
+        """Note (type, JSON) events that are to be written."""
+        number = self.operation.events
+        for type_, data in events:
+            self.events.append(Event(number, type_, at, data))
+            self.bytes += len(data)
+            number += 1
+        self.operation = msgspec.structs.replace(self.operation, events=number)
+
     def end(self, ended: Operation, changes: Mapping[str, Any], events: Sequence[Event]) -> None:
         """Note all that is written with the end."""
         self.changes.update(changes)
@@ -189,10 +201,14 @@ class Live:
             owner=owner,
         )
         self.events, self.changes, self.bytes = [], {}, 0
+        self._taken = self.operation
         return written
 
     def wrote(self, written: Written) -> None:
         """It is in the store."""
+        if self._taken is self.operation:
+            self.stored = self.operation  # Nothing was noted since.
+            return
         events = written.events
         changes = dict(written.changes)
         if events:

@@ -17,12 +17,13 @@ from tocsin.store.operations_api import OperationsBook, Written
 
 log = logging.getLogger("tocsin.operations")
 
-_GAP_S = 0.003
-"""Least time from one transaction's end to the next one's start: what comes meanwhile goes
-together."""
-_STREAM_S = 0.02
-"""The same while nobody waits for what is to be written, as in a stream of tokens: after a pause
-the first one still goes at once."""
+_GAP_S = 0.003, 0.05
+"""Time from one transaction's end to the next one's start: what comes meanwhile goes together. As
+long as the last one took, from the least to the most."""
+_STREAM_S = 0.02, 0.1
+"""The same while nobody waits for what is to be written, as in a stream of tokens; four times as
+long as the last one took: after a pause the first one still goes at once."""
+_STREAM_SHARE = 4
 _RETRY_S = (0.1, 0.3, 1.0, 2.0, 5.0)
 _DOUBTS = 3
 """After so many failures it is asked whether the store is at fault, or what is to be written."""
@@ -52,6 +53,8 @@ class Log:
         """Done when what is dirty now has been written."""
         self._task: asyncio.Task[None] | None = None
         self._ended_at = 0.0
+        self._took_s = 0.0
+        """How long the last transaction took, the wait for its thread included."""
         self._urgent = asyncio.Event()
         """Somebody waits for what is dirty now."""
 
@@ -124,7 +127,9 @@ class Log:
                 lives, self._dirty = list(self._dirty.values()), {}
                 done, self._round = self._round, None
                 batch = [live.take(self._owner) for live in lives]
+                began = loop.time()
                 kept = await self._kept(batch)
+                self._took_s = loop.time() - began
                 for live, written, is_kept in zip(lives, batch, kept, strict=True):
                     self._publish(live, written, is_kept)
                 self._ended_at = loop.time()
@@ -135,11 +140,15 @@ class Log:
 
     async def _gather(self, since_s: float) -> None:
         """Let more come, so long after the last transaction."""
-        if not self._urgent.is_set() and since_s < _STREAM_S:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), _STREAM_S - since_s)
-        elif since_s < _GAP_S:
-            await asyncio.sleep(_GAP_S - since_s)
+        if not self._urgent.is_set():
+            pause = _between(_STREAM_SHARE * self._took_s, _STREAM_S) - since_s
+            if pause > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._urgent.wait(), pause)
+        else:
+            pause = _between(self._took_s, _GAP_S) - since_s
+            if pause > 0:
+                await asyncio.sleep(pause)
 
     def _publish(self, live: Live, written: Written, is_kept: bool) -> None:
         if not is_kept:
@@ -209,3 +218,8 @@ class Log:
                 self._book.write,
                 [Written(operation_id=operation_id, changes=ending, owner=self._owner)],
             )
+
+
+def _between(value: float, bounds: tuple[float, float]) -> float:
+    least, most = bounds
+    return min(most, max(least, value))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -29,6 +30,8 @@ from tocsin.store.operations_api import OperationFilter, OperationsBook, Written
 
 log = logging.getLogger("tocsin.operations")
 
+_AT_A_TURN = 4
+"""So many operations begin to work at one turn of the loop."""
 _AGAIN_S = 5.0
 """Work that is cut and goes on all the same is cut again after this long."""
 MOST_RESTARTS = 100
@@ -70,6 +73,8 @@ class Runner:
         """Starts a child and waits for its end."""
         self._told = told
         self._finishing: set[asyncio.Task[None]] = set()
+        self._begun: deque[Live] = deque()
+        """In the store, and about to run."""
         self._places: set[str] = set()
         """Operations that take a place for background work."""
 
@@ -114,9 +119,26 @@ class Runner:
             if live.slot:
                 self.freed()
 
+    def begin(self, live: Live) -> None:
+        """Begin the work of a new operation soon. A few begin at each turn of the loop: in a crowd
+        those who follow have their first events before all that work is under way."""
+        self.log.topic(live.operation.id).begin(0)
+        self._begun.append(live)
+        if len(self._begun) == 1:
+            asyncio.get_running_loop().call_soon(self._run_some)
+
+    def _run_some(self) -> None:
+        for _ in range(min(_AT_A_TURN, len(self._begun))):
+            self._run(self._begun.popleft())
+        if self._begun:
+            asyncio.get_running_loop().call_soon(self._run_some)
+
     def run(self, live: Live, first: int) -> None:
         """Begin its work. Events from ``first`` on are shown here."""
         self.log.topic(live.operation.id).begin(first)
+        self._run(live)
+
+    def _run(self, live: Live) -> None:
         if live.cut is not None:
             self._finish_soon(live, None)
             return
@@ -371,6 +393,8 @@ class Runner:
 
     async def settle(self, grace_s: float) -> None:
         """Wait so long for what runs, then let go of it: another process goes on with it."""
+        while self._begun:
+            self._run(self._begun.popleft())
         tasks = self._tasks()
         if tasks:
             await asyncio.wait(tasks, timeout=grace_s)

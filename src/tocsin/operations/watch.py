@@ -20,6 +20,11 @@ log = logging.getLogger("tocsin.operations")
 _CARE_EVERY = 60
 """Looks from one search for what has expired, or was dropped, to the next."""
 _LIMIT = 100
+_PACK_AT_ONCE = 32
+_PACK_S = 0.25
+"""Packing waits so long for more of the same."""
+_PACK_SOON = 1000
+"""Where so many wait, it does not."""
 
 
 class _Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,16 +238,20 @@ class Watch:
                 await runner.requeue(row, max(0, step.ended_at - step.begun_at))
 
     async def _pack(self) -> None:
-        """Pack the events of what has ended, one operation at a time: calls come first."""
+        """Pack the events of what has ended, a few operations at a time: calls come first."""
         runner = self._runner
         while True:
-            operation_id = await runner.packing.get()
+            ids = [await runner.packing.get()]
+            if runner.packing.qsize() < _PACK_SOON:
+                await asyncio.sleep(_PACK_S)
+            while len(ids) < _PACK_AT_ONCE and not runner.packing.empty():
+                ids.append(runner.packing.get_nowait())
             try:
-                await runner.threads.write(runner.book.pack, operation_id)
+                await runner.threads.read(runner.book.pack, *ids)
             except StoreError as error:
-                log.warning("events of operation %s stay unpacked (%s)", operation_id, error)
+                log.warning("events of operations stay unpacked: %s (%s)", ", ".join(ids), error)
             except Exception:
-                log.exception("events of operation %s cannot be packed", operation_id)
+                log.exception("events of operations cannot be packed: %s", ", ".join(ids))
 
 
 def principal_of(operation: Operation) -> Principal:

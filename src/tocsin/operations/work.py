@@ -92,9 +92,7 @@ class Job:
     async def emit_raw(self, events: list[tuple[str, bytes]]) -> None:
         """Write (type, JSON) events as they are; waits only while too much is on its way."""
         live = self._held()
-        now = self._shop.clock.now_us()
-        for type_, data in events:
-            live.add(type_, data, now)
+        live.say(events, self._shop.clock.now_us())
         await self._shop.log.eased(live)
 
     async def amend(self, *, soon: bool = False, **changes: Any) -> None:

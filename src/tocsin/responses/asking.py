@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from tocsin.config.model import Config, Upstream
-from tocsin.config.model import Target as TargetSettings
 from tocsin.core.call import Call, Headers, Principal
 from tocsin.core.credentials import is_ours
 from tocsin.core.errors import BadRequest, CallError, Unavailable, UpstreamFailed
@@ -18,9 +17,10 @@ from tocsin.core.policy import Provider, Reply
 from tocsin.core.wire import error_body, error_json
 from tocsin.core.wire.responses import Translator, parse_response, skeleton, upstream_request
 from tocsin.operations.work import Ask
-from tocsin.responses.deps import Api, Place, Tools
+from tocsin.responses.deps import Api, Place, Tools, off
 from tocsin.responses.history import ItemIds
 from tocsin.runtime.intake import take_in
+from tocsin.runtime.records import entry
 
 _OURS = frozenset(
     {
@@ -54,6 +54,13 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 # -- where to --
 
 
+class _Choice(msgspec.Struct, frozen=True):
+    """One upstream that calls may go to, and the model that it is asked for."""
+
+    upstream: str
+    model: str = ""
+
+
 def place_of(config: Config, providers: Mapping[str, Provider], feature: str, model: str) -> Place:
     """Where the calls of a feature for a model go. Raises ``BadRequest`` or ``Unavailable``.
 
@@ -78,13 +85,13 @@ def place_of(config: Config, providers: Mapping[str, Provider], feature: str, mo
 
 def _targets(
     config: Config, providers: Mapping[str, Provider], feature: str, model: str
-) -> Sequence[TargetSettings]:
+) -> Sequence[_Choice]:
     settings = config.features.get(feature)
     if settings is not None and settings.targets:
         ordered = sorted(settings.targets, key=lambda target: target.tier)
         found = [t for t in ordered if t.weight > 0 and t.upstream in providers]
         if found:
-            return found
+            return [_Choice(t.upstream, t.model) for t in found]
         raise Unavailable(
             f"Feature {feature!r} has no upstream that is configured.", retryable=False
         )
@@ -93,7 +100,7 @@ def _targets(
     for name in names:
         globs = _settings(config, name).models
         if not model or any(fnmatchcase(model, glob) for glob in globs):
-            return [TargetSettings.model_validate({"upstream": name})]
+            return [_Choice(name)]
     if not names:
         raise Unavailable(
             "No upstream is configured. Add an [upstreams.NAME] table to tocsin.toml, or set "
@@ -307,6 +314,25 @@ def used(deps: Tools, record: Interaction | None) -> Used:
     )
 
 
+async def used_by(deps: Tools, call: Call) -> Used:
+    """What a call used, as its record will say: estimated where the upstream did not."""
+    record = call.draft.record
+    spent = used(deps, record)
+    if record is None or spent.cost_nano_usd is not None:
+        return spent
+    written = entry(
+        record,
+        messages=call.messages,
+        nodes=call.nodes,
+        params=call.params,
+        body=call.body,
+        output=call.draft.output,
+        response=None,
+    )
+    full = (await off(deps.enrich, written)).interaction
+    return msgspec.structs.replace(used(deps, full), cost_nano_usd=full.cost_nano_usd)
+
+
 # -- for operations of any kind --
 
 
@@ -319,15 +345,15 @@ def asker(deps: Tools) -> Ask:
         if path == "/v1/responses":
             return await _ask_response(deps, operation, principal, body, context)
         made = await _make(deps, operation, principal, path, body, context)
-        return answered(deps, made.call, made.status, made.body)
+        return await answered(deps, made.call, made.status, made.body)
 
     return ask
 
 
-def answered(deps: Tools, call: Call, status: int, body: bytes) -> Answered:
+async def answered(deps: Tools, call: Call, status: int, body: bytes) -> Answered:
     """A call's end in the words of operations."""
     record = call.draft.record
-    spent = used(deps, record)
+    spent = await used_by(deps, call)
     return Answered(
         call_id=call.id,
         status=status,
@@ -395,7 +421,7 @@ async def _ask_response(
     place = deps.place_of(operation.feature, request.model)
     path, wire = upstream_request(request, (), place.api, stream=False)
     made = await _make(deps, operation, principal, path, wire, context)
-    done = answered(deps, made.call, made.status, made.body)
+    done = await answered(deps, made.call, made.status, made.body)
     if made.status >= 400:
         return msgspec.structs.replace(
             done, body=forwarded(made.status, made.headers, made.body)[2]
@@ -428,5 +454,6 @@ __all__ = [
     "place_of",
     "said_of",
     "used",
+    "used_by",
     "whole",
 ]

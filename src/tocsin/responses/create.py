@@ -11,8 +11,8 @@ from tocsin.core.ids import derived_id, is_safe_id, new_id
 from tocsin.core.operations import Operation
 from tocsin.core.wire.responses import ResponseRequest, Translator, parse_response, sse
 from tocsin.responses.asking import needs_caller
-from tocsin.responses.caller import Caller, Failure
-from tocsin.responses.deps import Answer, Deps, Pairs, Request, Wire, is_own, missing, off
+from tocsin.responses.caller import Caller, Failure, Plan
+from tocsin.responses.deps import Answer, Api, Deps, Pairs, Request, Wire, is_own, missing, off
 from tocsin.responses.history import (
     RESPONSE,
     Asked,
@@ -50,7 +50,8 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 
     operation: Operation
     caller: Caller
-    translator: Translator
+    response: bytes
+    """JSON of the Response object as it is at first; empty where nobody is given it."""
     stream: bool
 
 
@@ -65,7 +66,7 @@ async def create(deps: Deps, responses: Responses, request: Request, wire: Wire)
     if begun.stream:
         await _stream(deps, begun, wire)
     elif operation.background:
-        await answer(wire, Answer(body=begun.translator.response, headers=_named(operation)))
+        await answer(wire, Answer(body=begun.response, headers=_named(operation)))
     else:
         await _wait(deps, responses, begun, wire)
 
@@ -107,19 +108,36 @@ async def _begin(deps: Deps, request: Request) -> Begun:
         build = body_for(place.api, stream=True)
         fitted(asked, history.items, place.model or asked.model, build)
     operation = _operation(deps, request, asked, name, history)
-    translator = Translator("chat", response_of(operation, asked), ids)
+    plan = _plan(request, asked, operation, place.api)
+    translator = plan.translator
     events = translator.begin(queued=asked.background)
-    caller = Caller(request.headers, history if asked.conversation_id is None else None)
-    raw = {field: value for field, value in asked.raw.items() if field != "input"}
-    stored = Asked(request=raw, items=list(asked.items), bare=not needs_caller(request.headers))
+    if not asked.background and asked.conversation_id is None:
+        events += translator.started()  # It waits for nothing.
+    response = b""
+    if asked.background and not asked.stream:
+        response = msgspec.json.encode(translator.response)
+    caller = Caller(request.headers, history if asked.conversation_id is None else None, plan)
     operation = await deps.operations.create(
         operation,
-        msgspec.json.encode(stored),
+        msgspec.json.encode(plan.asked),
         principal=request.principal,
         context=caller,
         events=events,
     )
-    return Begun(operation=operation, caller=caller, translator=translator, stream=asked.stream)
+    return Begun(operation=operation, caller=caller, response=response, stream=asked.stream)
+
+
+def _plan(request: Request, asked: ResponseRequest, operation: Operation, api: Api) -> Plan:
+    raw = {field: value for field, value in asked.raw.items() if field != "input"}
+    stored = Asked(request=raw, items=list(asked.items), bare=not needs_caller(request.headers))
+    ids = ItemIds(operation.id, restarts=0)
+    return Plan(
+        asked=stored,
+        request=msgspec.structs.replace(asked, raw=raw),
+        ids=ids,
+        api=api,
+        translator=Translator(api, response_of(operation, asked), ids),
+    )
 
 
 def _check(asked: ResponseRequest) -> None:
@@ -232,7 +250,11 @@ async def _wait(deps: Deps, responses: Responses, begun: Begun, wire: Wire) -> N
         )
         await fail(wire, Failure(status=504, error=error), headers)
         return
-    await answer(wire, Answer(body=await responses.standing(operation), headers=tuple(headers)))
+    made = caller.result
+    body: object = made[1] if made is not None and made[0] == operation.outcome else None
+    if body is None:
+        body = await responses.standing(operation)
+    await answer(wire, Answer(body=body, headers=tuple(headers)))
 
 
 async def _stream(deps: Deps, begun: Begun, wire: Wire) -> None:
@@ -260,11 +282,11 @@ async def follow(
 ) -> None:
     """Send the events behind ``after`` as they come. A stream that is not complete when this
     process stops is broken off: its client can tell, and go on from where it was."""
-    events = deps.operations.follow(operation_id, after=after)
+    groups = deps.operations.groups(operation_id, after=after)
     await wire.start(200, [*_SSE, *headers])
     try:
-        async for event in events:
-            await wire.piece(sse(event))
+        async for group in groups:
+            await wire.piece(b"".join(map(sse, group)))
     except Unavailable:
         await wire.cut()
         return

@@ -11,7 +11,7 @@ from tocsin.config.model import Config
 from tocsin.core.call import Headers, Principal
 from tocsin.core.clock import Clock
 from tocsin.core.errors import BadRequest, CallError
-from tocsin.core.interaction import Dialect, Interaction
+from tocsin.core.interaction import Dialect, Entry, Interaction
 from tocsin.operations.engine import Operations
 from tocsin.runtime.runtime import Runtime
 from tocsin.store import Store
@@ -52,6 +52,8 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """(feature, model) → where such a call goes. Raises ``BadRequest`` or ``Unavailable``."""
     price: Callable[[Interaction], int | None]
     """What a call cost, nano US dollars, where that is known at once."""
+    enrich: Callable[[Entry], Entry]
+    """Fills in usage and cost as records have them. It may take a while: beside the loop."""
 
 
 class Deps(Tools, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from tocsin.config.model import Config
 from tocsin.core.clock import Clock
 from tocsin.core.domain import Alert
-from tocsin.core.interaction import Interaction
+from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.operations import Kind, Operation
 from tocsin.core.policy import Provider
 from tocsin.operations import Operations, settings_of
@@ -38,6 +38,7 @@ class Durable:
         providers: Callable[[], Mapping[str, Provider]],
         runtime: Callable[[], Runtime],
         price: Callable[[Interaction], int | None],
+        enrich: Callable[[Entry], Entry],
         kinds: Iterable[Kind],
         alert: Callable[[Alert], None],
         env: Mapping[str, str],
@@ -53,6 +54,7 @@ class Durable:
             config=config,
             place_of=lambda *about: place_of(config(), providers(), *about),
             price=price,
+            enrich=enrich,
         )
         self._responses = Responses(tools)
         self.operations = Operations(
@@ -88,6 +90,7 @@ class Durable:
             config=tools.config,
             place_of=tools.place_of,
             price=tools.price,
+            enrich=tools.enrich,
             operations=self.operations,
         )
         return Door(deps, self._responses)

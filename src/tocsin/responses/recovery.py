@@ -19,7 +19,7 @@ from tocsin.core.operations import Ending, Event
 from tocsin.core.outcome import Outcome
 from tocsin.core.wire.responses import Mismatch
 from tocsin.responses.asking import call_for, gathered, headers_for, used
-from tocsin.responses.deps import Place
+from tocsin.responses.deps import Place, off
 from tocsin.responses.working import KEPT, Turn
 
 TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -28,6 +28,8 @@ _SILENT = frozenset({"response.created", "response.queued", "response.in_progres
 
 _FIRST_LOOK_S = 0.5
 _MOST_LOOK_S = 5.0
+_LAST = 100
+"""Calls of a run that are looked through for those of the response."""
 _MOST_FAILURES = 20
 """How often in a row an upstream may fail to tell, before nobody can tell."""
 
@@ -83,7 +85,31 @@ async def _unknown(turn: Turn) -> Ending:
         "it may have been answered and billed. What had arrived is in `output`. Asking again is "
         "a new request."
     )
+    await _recount(turn)
     return await turn.end("unknown", (), error=("process_died", message))
+
+
+async def _recount(turn: Turn) -> None:
+    """Count the calls that are on record, which the dead process had no time to count."""
+    now, store = turn.work.operation, turn.tools.store
+
+    def recorded() -> list[Interaction]:
+        run = store.run(now.run_id) if now.run_id is not None else None
+        if run is None:
+            return []
+        rows = store.steps(run.id, offset=max(0, run.calls - _LAST), limit=_LAST)
+        return [row for row in rows if row.attributes.get("operation") == now.id]
+
+    rows = await off(recorded)
+    if len(rows) > now.calls:
+        await turn.work.amend(
+            soon=True,
+            calls=len(rows),
+            input_tokens=sum(row.usage.input_tokens or 0 for row in rows),
+            output_tokens=sum(row.usage.output_tokens or 0 for row in rows),
+            cost_nano_usd=sum(row.cost_nano_usd or 0 for row in rows),
+            unpriced=sum(row.cost_nano_usd is None for row in rows),
+        )
 
 
 # -- asking the upstream --

@@ -20,6 +20,7 @@ from tocsin.core.wire.responses import (
     skeleton,
     upstream_request,
 )
+from tocsin.providers.ceilings import ceiling_of
 from tocsin.responses.asking import (
     call_for,
     forwarded,
@@ -27,7 +28,7 @@ from tocsin.responses.asking import (
     headers_for,
     outcome_of_error,
     said_of,
-    used,
+    used_by,
 )
 from tocsin.responses.caller import Caller, Failure
 from tocsin.responses.deps import Api, Place, Tools, off
@@ -68,13 +69,19 @@ class Turn:
         self.known = isinstance(context, Caller)
         """Whether its caller's headers are still in memory."""
         self.caller = context if isinstance(context, Caller) else Caller(())
-        self.ids = ItemIds(self.operation.id, restarts=self.operation.restarts)
-        self.asked = asked_of(work.input, self.operation.id)
-        self.request = request_of(self.asked, self.ids)
         self.translator: Translator | None = None
+        self._api: Api = "chat"
+        plan = None if work.restarted else self.caller.plan
+        self.caller.plan = None
+        if plan is not None and plan.translator.number == self.operation.events:
+            self.ids, self.asked, self.request = plan.ids, plan.asked, plan.request
+            self.translator, self._api = plan.translator, plan.api
+        else:
+            self.ids = ItemIds(self.operation.id, restarts=self.operation.restarts)
+            self.asked = asked_of(work.input, self.operation.id)
+            self.request = request_of(self.asked, self.ids)
         self.before: Sequence[Event] = ()
         """The events that earlier processes have written."""
-        self._api: Api = "chat"
         self._working = working
         self._call: Call | None = None
 
@@ -105,14 +112,12 @@ class Turn:
         place = self.tools.place_of(operation.feature, self.request.model)
         if not (self.known or self.asked.bare or place.own_credential):
             return await self.end("error", (), error=_NO_KEY)
-        build = body_for(place.api, stream=self.streams)
-        model = place.model or self.request.model
-        request, before = fitted(self.request, history.items, model, build)
-        path, body = upstream_request(request, before, place.api, stream=self.streams)
+        path, body = self._upstream_request(place, history.items)
         translator = self.begin(place.api)
         if not self.before:
             first = [] if operation.events else translator.begin(queued=operation.background)
-            await self.work.emit_raw([*first, *translator.started()])
+            if said := [*first, *translator.started()]:
+                await self.work.emit_raw(said)
         elif not any(event.type == "response.in_progress" for event in self.before):
             await self.work.emit_raw(translator.started())
         if operation.background:
@@ -121,6 +126,17 @@ class Turn:
         else:
             await self.work.amend(soon=True, upstream=place.upstream)
         return await self._asked(place, path, body)
+
+    def _upstream_request(self, place: Place, history: Sequence[Item]) -> tuple[str, bytes]:
+        """Path and body for the upstream, as far as they fit its model's context."""
+        path, body = upstream_request(self.request, history, place.api, stream=self.streams)
+        model = place.model or self.request.model
+        ceiling = ceiling_of(model)
+        if ceiling is None or len(body) <= ceiling.context:
+            return path, body  # no text has more tokens than bytes
+        build = body_for(place.api, stream=self.streams)
+        request, before = fitted(self.request, history, model, build)
+        return upstream_request(request, before, place.api, stream=self.streams)
 
     def begin(self, api: Api | None = None) -> Translator:
         """The translator of the answer; another one when the upstream speaks another API."""
@@ -236,11 +252,13 @@ class Turn:
             await self.work.amend(note="")
             await self.keep(translator.response)
         self._working.pop(self.operation.id, None)
+        result = msgspec.json.encode(translator.response)
+        self.caller.result = outcome, result
         self.caller.begun.set()
         said = None if record is None else record.error_type
         return Ending(
             outcome=outcome,
-            result=msgspec.json.encode(translator.response),
+            result=result,
             error_type=said or (error[0] if error else None),
             error_message=error[1] if error else None,
         )
@@ -254,8 +272,8 @@ class Turn:
             changes["expires_at"] = self.tools.clock.now_us() + round(linger * 1_000_000)
         call = self._call
         record = None if call is None else call.draft.record
-        if record is not None:
-            spent = used(self.tools, record)
+        if call is not None and record is not None:
+            spent = await used_by(self.tools, call)
             changes |= {
                 "calls": operation.calls + 1,
                 "input_tokens": operation.input_tokens + spent.input_tokens,

@@ -252,7 +252,7 @@ class Exchange:
         self._runtime.in_flight.pop(call.id, None)
         try:
             interaction, output = self._interaction(response)
-            call.draft.record = interaction
+            call.draft.record, call.draft.output = interaction, output
         except Exception:
             log.exception("call %s could not be read; its record is what the journal has", call.id)
             if call.draft.budget is not None:

@@ -11,7 +11,7 @@ import msgspec
 
 from tocsin.core.call import Call
 from tocsin.core.errors import BadRequest
-from tocsin.core.ids import derived_id
+from tocsin.core.ids import derived_id, is_safe_id
 from tocsin.core.interaction import Blob, Dialect, Entry, Interaction, Operation, Source
 from tocsin.core.messages import (
     ROOT,
@@ -45,6 +45,10 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     model: str
     stream: bool
     body: bytes
+    run: str = ""
+    """The run that the request names."""
+    facts: dict[str, str] | None = None
+    """Attributes of the record to be."""
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True):
@@ -90,7 +94,14 @@ def opened(call: Call) -> Opened:
         call.model,
         call.stream,
         call.body,
+        _run_of(call),
+        call.draft.facts,
     )
+
+
+def _run_of(call: Call) -> str:
+    said = (call.header(b"tocsin-run") or b"").decode("latin-1")
+    return said if is_safe_id(said) else ""
 
 
 def _text_blob(name: Hash | None, data: bytes) -> tuple[Blob, ...]:
@@ -168,8 +179,8 @@ def _unknown(
         feature=record.feature,
         key_id=record.key_id,
         end_user=record.end_user,
-        run_id=derived_id("run", record.id),
-        run_source="new",
+        run_id=record.run or derived_id("run", record.id),
+        run_source="header" if record.run else "new",
         request_model=record.model,
         stream=record.stream,
         error_type="process_died",
@@ -181,6 +192,7 @@ def _unknown(
         params=content_hash(params) if messages and params else None,
         request_body=content_hash(record.body) if record.body and not messages else None,
         input_bytes=len(record.body),
+        attributes=record.facts or {},
     )
 
 

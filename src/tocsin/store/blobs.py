@@ -10,12 +10,17 @@ _RAW = bytes([packs.RAW])
 _CODECS = (packs.RAW, packs.ZSTD)
 
 
-def stored(data: bytes) -> bytes:
-    """The bytes for a row; small ones are not worth compressing."""
-    if len(data) < _WORTH_BYTES:
+def stored(data: bytes, worth: int = _WORTH_BYTES) -> bytes:
+    """The bytes for a row; those with less than ``worth`` bytes are not compressed."""
+    if len(data) < worth:
         return _RAW + data
     codec, packed = packs.pack(data)
     return bytes([codec]) + packed
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether what ``stored`` gave is not compressed, and might better be."""
+    return data[:1] == _RAW and len(data) > _WORTH_BYTES
 
 
 def loaded(data: Any) -> bytes:

@@ -13,13 +13,21 @@ from tocsin.core.errors import StoreError
 from tocsin.core.operations import Event, Operation
 from tocsin.store import blobs, deliveries
 from tocsin.store.database import Database, Row, Session
-from tocsin.store.operations_api import Delivery, OperationFilter, OperationPage, Written
+from tocsin.store.operations_api import (
+    Delivery,
+    New,
+    OperationFilter,
+    OperationPage,
+    Written,
+)
 from tocsin.store.reading import read_cursor
 
 MOST_EVENTS = 1 << 24
 """Of one operation."""
 PACK_BYTES = 128 * 1024
 _ROWS_AT_ONCE = 64
+_LIVE_BYTES = 4096
+"""Fewer are compressed only when the events of an ended operation are packed."""
 _FIXED = frozenset({"id", "kind", "events"})
 _FIELDS = frozenset(Operation.__struct_fields__)
 
@@ -36,6 +44,8 @@ class _Held(msgspec.Struct):
     now: Operation
     record: bytes
     touched: bool = False
+    changed: bool = False
+    """Whether the record is another one."""
 
 
 # -- records --
@@ -97,37 +107,56 @@ def written(operation: Operation) -> Operation:
 # -- writing --
 
 
-def create(session: Session, operation: Operation, body: bytes, events: Sequence[Event]) -> bool:
-    """Keep a new one; ``False`` when its id is known."""
-    operation = msgspec.structs.replace(written(operation), events=len(events))
+class Prepared(msgspec.Struct, frozen=True):
+    """A new operation as rows, but for its number."""
+
+    columns: tuple[Any, ...]
+    """From its id to its record."""
+    body: bytes
+    events: bytes | None
+    """All of them, in one row."""
+    count: int
+
+
+def prepared(batch: Sequence[New]) -> list[Prepared]:
+    """What can be done for new operations before the transaction. Raises ``StoreError`` for what
+    could not be read back."""
+    return [_prepared(one.operation, one.body, one.events) for one in batch]
+
+
+def _prepared(operation: Operation, body: bytes, events: Sequence[Event]) -> Prepared:
+    count = len(events)
+    operation = msgspec.structs.replace(written(operation), events=count)
     _check_numbers(operation.id, 0, events)
-    feature, created_at, *others = columns_of(operation)
-    row = session.one(
-        "operation_add",
-        (
-            operation.id,
-            operation.kind,
-            feature,
-            created_at,
-            *others,
-            len(events),
-            record_of(operation),
-        ),
-    )
-    if row is None:
-        return False
-    number = int(row[0])
-    session.run("operation_add_body", (number, blobs.stored(body)))
-    if events:
-        session.write_rows("operation_add_events", _event_row(number, events))
-    return True
+    log = _event_row(0, events)[2] if events else None
+    record = record_of(operation)
+    columns = (operation.id, operation.kind, *columns_of(operation), count, record)
+    return Prepared(columns, blobs.stored(body), log, count)
+
+
+def create(session: Session, batch: Sequence[Prepared]) -> tuple[bool, ...]:
+    """Keep new ones; ``False`` for each whose id is known."""
+    last = session.one("operations_last")
+    first = 1 + (int(last[0]) if last else 0)
+    flat = [value for at, one in enumerate(batch, first) for value in (at, *one.columns)]
+    made = {int(row[0]) for row in session.write_rows("operation_add", flat)}
+    bodies: list[Any] = []
+    events: list[Any] = []
+    for at, one in enumerate(batch, first):
+        if at in made:
+            bodies += (at, one.body)
+            if one.events is not None:
+                events += (at * MOST_EVENTS, one.count, one.events)
+    session.write_rows("operation_add_body", bodies)
+    session.write_rows("operation_add_events", events)
+    return tuple(at in made for at, _ in enumerate(batch, first))
 
 
 def write(session: Session, batch: Sequence[Written]) -> tuple[bool, ...]:
     """Group commit. For each: whether it was written (still the owner's, and there)."""
     held = _held(session, {blobs.clean(one.operation_id) for one in batch})
     done: list[bool] = []
-    events: list[Any] = []
+    events: list[list[Any]] = []
     results: dict[int, bytes] = {}
     messages: list[Delivery] = []
     for one in batch:
@@ -137,23 +166,34 @@ def write(session: Session, batch: Sequence[Written]) -> tuple[bool, ...]:
             continue
         _check_numbers(one.operation_id, state.now.events, one.events)
         if one.events:
-            events += _event_row(state.number, one.events)
+            events.append(_event_row(state.number, one.events))
         _change(state, one)
         if one.result is not None:
             results[state.number] = blobs.stored(one.result)
         messages += one.deliveries
-    session.write_rows("operation_add_events", events)
+    # Neighbours lie on one page: each page is changed once.
+    session.write_rows("operation_add_events", _by_place(events))
     _save(session, held.values())
     session.write_rows("operation_put_results", [v for pair in results.items() for v in pair])
     deliveries.add(session, messages)
     return tuple(done)
 
 
+def _by_place(rows: list[list[Any]]) -> list[Any]:
+    rows.sort(key=_place)
+    return [value for row in rows for value in row]
+
+
+def _place(row: list[Any]) -> int:
+    place: int = row[0]
+    return place
+
+
 def _held(session: Session, ids: Iterable[str]) -> dict[str, _Held]:
     held = {}
     for row in session.listed("operations_by_id", list(ids)):
         found = operation_of(row)
-        held[found.id] = _Held(row[0], found, found, bytes(row[2]))
+        held[found.id] = _Held(row[0], found, found, row[2])
     return held
 
 
@@ -188,6 +228,7 @@ def _change(state: _Held, one: Written) -> None:
             raise StoreError(f"{', '.join(unknown)} of an operation cannot be changed.")
         now = written(msgspec.structs.replace(now, **one.changes))
         state.record = record_of(now)
+        state.changed = True
     if one.events:
         now = msgspec.structs.replace(now, events=now.events + len(one.events))
     state.now = now
@@ -195,16 +236,21 @@ def _change(state: _Held, one: Written) -> None:
 
 def _save(session: Session, states: Iterable[_Held]) -> None:
     """Most changes leave the columns as they are, and no index has to follow."""
+    counts: list[Any] = []
     records: list[Any] = []
     columns: list[Any] = []
-    for state in states:
+    for state in sorted(states, key=lambda state: state.number):
         if not state.touched:
+            continue
+        if not state.changed:
+            counts += (state.number, state.now.events)
             continue
         now = columns_of(state.now)
         if now == columns_of(state.before):
             records += (state.number, state.now.events, state.record)
         else:
             columns += (state.number, *now, state.now.events, state.record)
+    session.write_rows("operation_set_events", counts)
     session.write_rows("operation_set_records", records)
     session.write_rows("operation_set_columns", columns)
 
@@ -213,7 +259,7 @@ def changed(session: Session, row: Row, **changes: Any) -> Operation:
     """Change the operation of a (number, events, record) row; as it stands then."""
     before = operation_of(row)
     now = written(msgspec.structs.replace(before, **changes))
-    _save(session, [_Held(row[0], before, now, record_of(now), touched=True)])
+    _save(session, [_Held(row[0], before, now, record_of(now), touched=True, changed=True)])
     return now
 
 
@@ -286,13 +332,16 @@ def _span(number: int) -> tuple[int, int]:
 
 
 def _event_row(number: int, events: Sequence[Event]) -> list[Any]:
-    return event_row(number, events[0].number, [(e.type, e.at, e.data) for e in events])
+    given = [(e.type, e.at, e.data) for e in events]
+    return event_row(number, events[0].number, given, worth=_LIVE_BYTES)
 
 
-def event_row(number: int, first: int, events: Sequence[tuple[str, int, bytes]]) -> list[Any]:
-    """(place, events, data) of consecutive events."""
+def event_row(
+    number: int, first: int, events: Sequence[tuple[str, int, bytes]], *, worth: int = 160
+) -> list[Any]:
+    """(place, events, data) of consecutive events; compressed from ``worth`` bytes on."""
     cleaned = [(blobs.clean(kind), at, data) for kind, at, data in events]
-    return [number * MOST_EVENTS + first, len(events), blobs.stored(_encode(cleaned))]
+    return [number * MOST_EVENTS + first, len(events), blobs.stored(_encode(cleaned), worth)]
 
 
 def events_in(row: Row) -> list[tuple[str, int, bytes]]:
@@ -331,12 +380,35 @@ def events(session: Session, operation_id: str, *, after: int, limit: int) -> li
     return found
 
 
-def pack(database: Database, operation_id: str) -> None:
-    """Put the events of an ended operation into few rows, each swap in a short transaction."""
+def pack(database: Database, ids: Sequence[str]) -> None:
+    """Put the events of ended operations into few rows. Those of many small ones are swapped in
+    one short transaction, those of a big one part by part."""
+    swaps: list[tuple[str, int, list[Row], list[Any]]] = []
+    big: list[str] = []
+    with database.read() as session:
+        for operation_id in ids:
+            row = session.one("operation_by_id", (operation_id,))
+            if row is None or operation_of(row).status != "ended":
+                continue
+            number = int(row[0])
+            rows = _next_rows(session, *_span(number))
+            if rows and _behind(rows) < _span(number)[0] + row[1]:
+                big.append(operation_id)
+            elif _worth_it(rows):
+                swaps.append((operation_id, number, rows, _together(number, rows)))
+    if swaps:
+        with database.write() as session:
+            for swap in swaps:
+                _swap(session, *swap)
+    for operation_id in big:
+        _pack_big(database, operation_id)
+
+
+def _pack_big(database: Database, operation_id: str) -> None:
     with database.read() as session:
         row = session.one("operation_by_id", (operation_id,))
-        if row is None or operation_of(row).status != "ended":
-            return
+    if row is None:
+        return
     number = int(row[0])
     place, end = _span(number)
     while place < end:
@@ -344,21 +416,44 @@ def pack(database: Database, operation_id: str) -> None:
             rows = _next_rows(session, place, end)
         if not rows:
             return
-        together = [event for one in rows for event in events_in(one)]
-        first = rows[0][0]
-        place = rows[-1][0] + rows[-1][1]
-        if len(rows) == 1:
-            continue
-        new = event_row(number, first - number * MOST_EVENTS, together)
-        with database.write() as session:
-            # Another process may have packed it, or deleted the operation, meanwhile.
-            if session.one("operation_is_ended", (operation_id, number)) is None:
-                return
-            there = session.all("operation_event_rows", (first, place, len(rows) + 1))
-            if [(r[0], r[1]) for r in there] != [(r[0], r[1]) for r in rows]:
-                return
-            session.run("operation_delete_events", (first, place))
-            session.write_rows("operation_add_events", new)
+        place = _behind(rows)
+        if _worth_it(rows):
+            new = _together(number, rows)
+            with database.write() as session:
+                if not _swap(session, operation_id, number, rows, new):
+                    return
+
+
+def _behind(rows: Sequence[Row]) -> int:
+    """The place behind consecutive rows."""
+    place: int = rows[-1][0] + rows[-1][1]
+    return place
+
+
+def _worth_it(rows: Sequence[Row]) -> bool:
+    return len(rows) > 1 or (len(rows) == 1 and blobs.is_plain(bytes(rows[0][2])))
+
+
+def _together(number: int, rows: Sequence[Row]) -> list[Any]:
+    """One row in place of consecutive ones."""
+    events = [event for one in rows for event in events_in(one)]
+    return event_row(number, rows[0][0] - number * MOST_EVENTS, events)
+
+
+def _swap(
+    session: Session, operation_id: str, number: int, rows: Sequence[Row], new: list[Any]
+) -> bool:
+    """Put a row in place of others. ``False``: another process has packed the operation, or
+    deleted it, meanwhile."""
+    if session.one("operation_is_ended", (operation_id, number)) is None:
+        return False
+    first, behind = rows[0][0], _behind(rows)
+    there = session.all("operation_event_rows", (first, behind, len(rows) + 1))
+    if [(r[0], r[1]) for r in there] != [(r[0], r[1]) for r in rows]:
+        return False
+    session.run("operation_delete_events", (first, behind))
+    session.write_rows("operation_add_events", new)
+    return True
 
 
 def _next_rows(session: Session, place: int, end: int) -> list[Row]:

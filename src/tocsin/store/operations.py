@@ -14,6 +14,7 @@ from tocsin.store.operations_api import (
     ItemRow,
     KeyRow,
     KeyState,
+    New,
     OperationFilter,
     OperationPage,
     Written,
@@ -36,10 +37,16 @@ class RelationalOperations:
     def create(
         self, operation: Operation, body: bytes, events: Sequence[Event] = (), *, beat_at: int = 0
     ) -> bool:
+        return self.create_many([New(operation, body, events)], beat_at=beat_at)[0]
+
+    def create_many(self, batch: Sequence[New], *, beat_at: int = 0) -> tuple[bool, ...]:
+        prepared = operation_rows.prepared(batch)
         with self._database.write() as session:
-            made = operation_rows.create(session, operation, body, events)
-            if made and operation.owner is not None and beat_at:
-                session.run("owner_beat", (operation.owner, beat_at))
+            made = operation_rows.create(session, prepared)
+            if beat_at:
+                owners = {one.operation.owner for one, new in zip(batch, made, strict=True) if new}
+                for owner in owners - {None}:
+                    session.run("owner_beat", (owner, beat_at))
         return made
 
     def operation(self, operation_id: str) -> Operation | None:
@@ -70,8 +77,8 @@ class RelationalOperations:
         with self._database.read() as session:
             return operation_rows.events(session, clean(operation_id), after=after, limit=limit)
 
-    def pack(self, operation_id: str) -> None:
-        operation_rows.pack(self._database, clean(operation_id))
+    def pack(self, *ids: str) -> None:
+        operation_rows.pack(self._database, [clean(operation_id) for operation_id in ids])
 
     def request_cancel(self, operation_id: str, by: str, at: int) -> Operation | None:
         with self._database.write() as session:

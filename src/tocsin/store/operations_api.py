@@ -36,6 +36,14 @@ class OperationPage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None = None
 
 
+class New(msgspec.Struct, frozen=True):
+    """An operation that is to be kept, with what it was asked for and its first events."""
+
+    operation: Operation
+    body: bytes
+    events: Sequence[Event] = ()
+
+
 class Written(msgspec.Struct, frozen=True, kw_only=True):
     """What is written of one operation at once: all of it, or nothing.
 
@@ -144,6 +152,10 @@ class OperationsBook(Protocol):
         ``beat_at`` its owner counts as alive since then."""
         ...
 
+    def create_many(self, batch: Sequence[New], *, beat_at: int = 0) -> tuple[bool, ...]:
+        """The same for many at once: all are written, or nothing is and this raises."""
+        ...
+
     def operation(self, operation_id: str) -> Operation | None: ...
     def body(self, operation_id: str) -> bytes | None: ...
     def result(self, operation_id: str) -> bytes | None: ...
@@ -159,8 +171,8 @@ class OperationsBook(Protocol):
         """In order. Works the same after the events were packed."""
         ...
 
-    def pack(self, operation_id: str) -> None:
-        """Store the events of an ended operation in few compressed rows."""
+    def pack(self, *ids: str) -> None:
+        """Store the events of ended operations in few compressed rows."""
         ...
 
     def request_cancel(self, operation_id: str, by: str, at: int) -> Operation | None:

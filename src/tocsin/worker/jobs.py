@@ -118,10 +118,11 @@ def store_jobs(store: Store, settings: StoreSettings, clock: Clock) -> tuple[Job
                 max_bytes=None if gib is None else int(gib * 2**30),
             )
         )
-        if swept.interactions:
+        if swept.interactions or swept.operations:
             log.info(
-                "retention: %d calls deleted, %d bytes given back",
+                "retention: %d calls and %d operations deleted, %d bytes given back",
                 swept.interactions,
+                swept.operations,
                 swept.freed_bytes,
             )
         return False

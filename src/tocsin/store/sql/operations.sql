@@ -5,11 +5,11 @@ INSERT INTO operations (
     number, id, kind, feature, created_at, status, outcome, key_id, end_user, run_id, parent_id,
     conversation_id, deadline_at, expires_at, cancel_at, owner, events, record
 )
-VALUES (
-    (SELECT coalesce(max(number), 0) + 1 FROM operations),
-    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
-)
+VALUES {rows:18}
 ON CONFLICT (id) DO NOTHING RETURNING number;
+
+-- name: operations_last
+SELECT coalesce(max(number), 0) FROM operations;
 
 -- name: operations_by_id
 SELECT number, events, record FROM operations WHERE id IN ({list});
@@ -20,6 +20,10 @@ SELECT number, events, record FROM operations WHERE id = ?;
 -- name: operation_page
 SELECT number, events, record FROM operations WHERE {where}
 ORDER BY created_at DESC, number DESC LIMIT ?;
+
+-- name: operation_set_events
+UPDATE operations SET events = v.column2
+FROM (VALUES {rows:2}) AS v WHERE operations.number = v.column1;
 
 -- name: operation_set_records
 UPDATE operations SET events = v.column2, record = v.column3
@@ -45,7 +49,7 @@ SELECT data FROM operation_results
 WHERE operation = (SELECT number FROM operations WHERE id = ?);
 
 -- name: operation_add_body
-INSERT INTO operation_bodies (operation, data) VALUES (?, ?);
+INSERT INTO operation_bodies (operation, data) VALUES {rows:2};
 
 -- name: operation_put_results
 INSERT INTO operation_results (operation, data) VALUES {rows:2}
