@@ -25,7 +25,7 @@ def test_the_real_server_killed_at_random_instants_charges_once_and_loses_nothin
     report = tmp_path / "report.json"
     folder = tmp_path / "run"
     folder.mkdir()
-    words = ["--kills", "12", "--up", "0.4", "--deaths", "0.04"]
+    words = ["--kills", "12", "--up", "0.4", "--deaths", "0.1"]
     done = subprocess.run(
         [sys.executable, str(RACE), *words, "--json", str(report), "--folder", str(folder)],
         capture_output=True,

@@ -21,12 +21,13 @@ class Book:
         self.batches: list[list[str]] = []
         self.beats: list[int] = []
         self.bad: set[str] = set()
-        self.go = threading.Event()
+        self.began, self.go = threading.Event(), threading.Event()
 
     def create_many(self, batch: list[New], *, beat_at: int = 0) -> tuple[bool, ...]:
         ids = [new.operation.id for new in batch]
         self.batches.append(ids)
         self.beats.append(beat_at)
+        self.began.set()
         assert self.go.wait(5)
         if self.bad & set(ids):
             raise StoreError("no room")
@@ -47,8 +48,7 @@ def named(name: str, at: int = 1) -> Operation:
 async def all_of(book: Book, births: Births, names: list[str]) -> list[Any]:
     """The first is under way when the others come."""
     first = births.keep(named(names[0]), b"", ())
-    while not book.batches:
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(book.began.wait, 5)
     rest = [births.keep(named(name, at), b"", ()) for at, name in enumerate(names[1:], 2)]
     book.go.set()
     return await asyncio.gather(first, *rest, return_exceptions=True)
