@@ -64,6 +64,17 @@ async def test_an_operation_is_in_the_store_when_create_returns(world: World) ->
     assert types(world.book.events(made.id))[:2] == ["operation.created", "operation.started"]
 
 
+async def test_creating_what_runs_already_changes_nothing(world: World) -> None:
+    engine = await world.engine(kind(counts))
+    wanted = world.operation()
+    made = await engine.create(wanted, b"40", principal=OWNER)
+    again = await engine.create(wanted, b"7", principal=OWNER)
+    assert again.id == made.id
+    assert engine.running == 1
+    assert (await engine.ended(made.id, 10)).outcome == "complete"
+    assert world.book.body(made.id) == b"40"
+
+
 async def test_an_event_is_in_the_store_before_a_follower_sees_it(world: World) -> None:
     engine = await world.engine(kind(counts))
     made = await world.begin(engine, b"40")

@@ -277,6 +277,22 @@ async def test_an_upstreams_error_is_the_callers(tmp_path: Path, stream: bool) -
     assert kept.error.message == "slow down"  # type: ignore[union-attr]
 
 
+async def test_a_silent_stream_says_that_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tocsin.responses.create.SILENT_S", 0.05)
+    slow = Step(answer=Answer(text="At last."), delay_s=0.4)
+    body = {"model": "m", "input": "Hi", "stream": True}
+    async with gateway(tmp_path, lambda _: slow) as (world, _):
+        async with world.http() as http:
+            text = (await http.post("/responses", json=body)).text
+        async with world.client().responses.stream(model="m", input="Hi") as stream:
+            final = await stream.get_final_response()
+    assert text.count(": at work\n") >= 3
+    assert text.rindex(": at work") < text.index("response.output_text.delta")
+    assert final.output_text == "At last."
+
+
 async def test_a_limit_refuses_with_its_own_status(tmp_path: Path) -> None:
     limits = {"all": {"scope": "organisation", "usd": 0.0}}
     async with gateway(tmp_path, hello, limits=limits) as (world, server):

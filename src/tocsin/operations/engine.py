@@ -142,6 +142,8 @@ class Operations:
         if self._runner.stopping:
             raise Unavailable("Tocsin is stopping: try again.")
         self._check(operation.kind, body)
+        if operation.id in self._runner.lives:
+            return await self.get(operation.id, principal)
         operation, born = self._begin(operation, body, principal, context, events)
         try:
             new = await asyncio.shield(born)

@@ -1,6 +1,7 @@
 """``POST /v1/responses``: a response is kept, then made, then given in the form that is wanted."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 
@@ -32,6 +33,8 @@ from tocsin.runtime.intake import ERROR_HEADER, answer_headers, take_in
 DONE = b"data: [DONE]\n\n"
 """What ends a stream that is complete."""
 
+SILENT_S = 15.0
+"""After so long without an event a comment is sent."""
 _REFUSAL_S = 0.05
 """How long a stream's head waits for an answer that is an error with a status of its own. Limits
 and stops say so within a few milliseconds; what comes later is told as an event."""
@@ -284,14 +287,55 @@ async def follow(
     process stops is broken off: its client can tell, and go on from where it was."""
     groups = deps.operations.groups(operation_id, after=after)
     await wire.start(200, [*_SSE, *headers])
+    pulse = _Pulse(wire)
     try:
         async for group in groups:
             await wire.piece(b"".join(map(sse, group)))
+            pulse.beat()
     except Unavailable:
         await wire.cut()
         return
+    finally:
+        pulse.stop()
     await wire.piece(DONE)
     await wire.end()
+
+
+class _Pulse:
+    """Comments in a stream that is silent for long, so that nothing on the way takes it for dead.
+    Clients skip them; they are no events and have no numbers."""
+
+    __slots__ = ("_last", "_loop", "_task", "_timer", "_wire")
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._task: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(SILENT_S, self._look)
+
+    def beat(self) -> None:
+        """Something was sent."""
+        self._last = self._loop.time()
+
+    def stop(self) -> None:
+        """The stream is over."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _look(self) -> None:
+        quiet = self._loop.time() - self._last
+        if quiet >= SILENT_S and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._say())
+            self._last, quiet = self._loop.time(), 0.0
+        self._timer = self._loop.call_later(max(0.0, SILENT_S - quiet), self._look)
+
+    async def _say(self) -> None:
+        # Whoever is gone is noticed by the connection, and by the next event.
+        with contextlib.suppress(Exception):
+            # No empty line behind it: the client of OpenAI takes that for an event without data.
+            await self._wire.piece(b": at work\n")
 
 
 async def answer(wire: Wire, made: Answer) -> None:
