@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ import pytest
 from acceptance.test_cli_offline import sessions_file
 from acceptance.tocsin_command import COMMAND, SCRIPTED, environment, json_of, tocsin
 from tocsin.config import load
+from tocsin.core.clock import SystemClock
+from tocsin.core.operations import Event, Operation
 from tocsin.ledger import limits_of
+from tocsin.store import open_store
+from tocsin.store.operations_api import Written
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -37,7 +42,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sessions_file(path).rename(path / "traces.jsonl")
     (path / "tocsin.toml").write_text(SCRIPTED)
     assert tocsin("replay", "traces.jsonl", "--keep", folder=path).returncode == 0
+    keep_response(path)
     return path
+
+
+def keep_response(folder: Path) -> None:
+    """A response under the name that the README gives it, complete after 45 events."""
+    events = tuple(Event(n, "response.output_text.delta", n, b"{}") for n in range(45))
+    config = load(folder / "tocsin.toml", {})
+    data_dir = Path(config.server.data_dir)
+    with closing(open_store(config.store, data_dir, SystemClock())) as store:
+        row = Operation(id="resp_...", kind="response", feature="default", created_at=1)
+        store.operations.create(row, b"{}", events)
+        ended = {"status": "ended", "outcome": "complete", "ended_at": 2}
+        store.operations.write([Written(operation_id=row.id, changes=ended, result=b"{}")])
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("tocsin ")])
