@@ -114,7 +114,7 @@ def test_schemathesis_finds_nothing_wrong_with_all_checks_on(site: Site, tmp_pat
             f"http://127.0.0.1:{site.port}/api/openapi.json",
             *("--header", f"Authorization: Bearer {key}"),
             *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful"),
-            *("--max-examples", "12", "--seed", "20261122", "--generation-database", "none"),
+            *("--max-examples", "25", "--seed", "20261122", "--generation-database", "none"),
             *("--continue-on-failure", "--no-color", "--request-timeout", "20"),
         ],
         cwd=tmp_path,
