@@ -15,7 +15,7 @@ from support.upstream import Upstream
 from tocsin.core.interaction import Interaction
 from tocsin.store import Filter, Store
 
-KILLS = int(os.environ.get("TOCSIN_TEST_KILLS", "60"))
+KILLS = int(os.environ.get("TOCSIN_TEST_KILLS", "200"))
 CLIENTS = 8
 
 
