@@ -109,11 +109,26 @@ class Planned:
     @property
     def worst(self) -> int:
         """Nano US dollars. A token is a byte at the least, so the body's length bounds the input:
-        a gateway that reserves less is judged more mildly, never wrongly."""
-        tokens = len(self.body) + TEMPLATE
+        a gateway that reserves less is judged more mildly, never wrongly. A response may be asked
+        of the upstream as a chat completion, which takes more bytes."""
+        tokens = max(len(self.body), self._chat_bytes()) + TEMPLATE
         if self.route == "embeddings":
             return tokens * EMBED_NANO
         return tokens * INPUT_NANO + self.output_cap * OUTPUT_NANO
+
+    def _chat_bytes(self) -> int:
+        """Length of the chat completion that says the same as a response's request; else 0."""
+        if self.route != "responses":
+            return 0
+        asked = json.loads(self.body)
+        chat = {
+            "model": asked["model"],
+            "messages": [{"role": "user", "content": asked["input"]}],
+            "max_completion_tokens": asked.get("max_output_tokens", CEILING),
+        }
+        if self.stream:
+            chat |= {"stream": True, "stream_options": {"include_usage": True}}
+        return len(json.dumps(chat))
 
     def asking(self, model: str, embed_model: str) -> Planned:
         """The same call under the gateway's own names for the models."""
