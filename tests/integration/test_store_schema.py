@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,18 @@ def test_a_fresh_schema_is_the_migrated_one(store_url: str, tmp_path: Path, engi
     assert len(expected) > 20
     fresh.close()
     migrated.close()
+
+
+def test_a_new_file_that_another_is_just_writing_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    other.execute("PRAGMA application_id = 0x746F6373")
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor() as threads:
+        opening = threads.submit(SqliteDatabase, tmp_path / "new.db")
+        assert not wait([opening], timeout=0.3).done
+        other.execute("ROLLBACK")
+        opening.result(timeout=20).close()
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

@@ -69,9 +69,28 @@ class SqliteDatabase:
         if not pages:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._begin_wal(connection)
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute("PRAGMA journal_size_limit = 33554432")
+
+    def _begin_wal(self, connection: sqlite3.Connection) -> None:
+        """WAL for the file, once and for all.
+
+        Of several that open a new file at the same time one may be told "locked" at once: for
+        this change SQLite does not wait its busy time, since two that wait for each other while
+        both read would never end. So we let go and ask again.
+        """
+        until = time.monotonic() + _BUSY_MS / 1000
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return
 
     @contextmanager
     def read(self) -> Iterator[Session]:
