@@ -410,7 +410,8 @@ async def _check_policy_on(policy: Policy, call: Call) -> list[str]:
         return reply
 
     try:
-        answered = await asyncio.wait_for(policy(call, rest), timeout=60)
+        async with asyncio.timeout(60):
+            answered = await policy(call, rest)
     except CallError as stopped:
         return [] if stopped.message else ["stops a call without a message"]
     except Exception as failure:

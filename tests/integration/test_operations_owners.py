@@ -96,6 +96,19 @@ async def test_what_a_dead_process_of_this_machine_ran_is_taken_over_at_once(
     assert (await second.ended(made, 5)).outcome == "complete"
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_stop_is_heard_while_something_else_wakes_it(world: World, turns: int) -> None:
+    engine = await world.engine(kind(first_hangs))
+    watch = engine._watch
+    looking = watch._tasks[0]
+    await asyncio.sleep(0.1)
+    watch.stir()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(watch.stop(), 5)
+    assert looking.done()
+
+
 async def test_a_parent_that_waits_leaves_its_place_to_its_child(world: World) -> None:
     async def parent(work: Work) -> Ending:
         child = await work.child("work", b"{}")

@@ -300,7 +300,8 @@ class Ledger:
             try:
                 pause = self._pause()
                 if pause > 0:
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
             except TimeoutError:
                 pass
             self._wake.clear()

@@ -144,7 +144,8 @@ class Log:
             pause = _between(_STREAM_SHARE * self._took_s, _STREAM_S) - since_s
             if pause > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._urgent.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._urgent.wait()
         else:
             pause = _between(self._took_s, _GAP_S) - since_s
             if pause > 0:

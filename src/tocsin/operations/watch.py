@@ -99,7 +99,8 @@ class Watch:
                 log.exception("operations cannot be looked after")
             looks += 1
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stir.wait(), self._pause_s())
+                async with asyncio.timeout(self._pause_s()):
+                    await self._stir.wait()
             self._stir.clear()
 
     def _pause_s(self) -> float:

@@ -68,7 +68,8 @@ class Worker:
                 log.exception("%s failed; trying again in %g s", job.name, job.every_s)
             if not more:
                 try:
-                    await asyncio.wait_for(self._stop.wait(), job.every_s)
+                    async with asyncio.timeout(job.every_s):
+                        await self._stop.wait()
                 except TimeoutError:
                     continue
         if job.stop is not None:
