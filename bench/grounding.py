@@ -114,9 +114,25 @@ def measure(answers: Sequence[Answer], seeds: int, misses: int, report: Report) 
     ))  # fmt: skip
 
 
+def told_nowhere(answer: Answer, said: str) -> bool:
+    """Whether all that an alarm names stands nowhere in what was given, by plain text search.
+
+    The answer then says more than its context: it may be right, but it is no false alarm.
+    """
+    names = said.partition(": ")[2].partition(" and ")[0].split(", ")
+    low = " ".join(answer.context.split()).casefold()
+    return all(word.casefold()[:5] not in low for name in names for word in name.split())
+
+
 def _alarms(mine: Sequence[tuple[Answer, dict[str, tuple[float | None, str]]]], signal: str) -> str:
     judged = [said[signal][0] for _, said in mine if signal in said]
-    return shown(sum(value == 0 for value in judged), len(judged))
+    text = shown(sum(value == 0 for value in judged), len(judged))
+    if signal != NAMES:
+        return text
+    rang = [(a, said[signal][1]) for a, said in mine if said.get(signal, (1, ""))[0] == 0]
+    nowhere = [a for a, said in rang if told_nowhere(a, said)]
+    groups = len({a.group for a in nowhere})
+    return f"{text}; {len(nowhere)} in {groups} groups name what stands nowhere"
 
 
 def _caught(

@@ -28,6 +28,7 @@ from tocsin.worker.evaluating import (
 )
 from tocsin.worker.jobs import Job
 from tocsin.worker.judging import ask_through, judging_job
+from tocsin.worker.leaving import Leaving
 from tocsin.worker.sentinels import Sentinels
 
 
@@ -70,6 +71,8 @@ class Behaviour:
                 partial(self._digest, services),
             ).job(),
         ]
+        if evaluate:
+            found.append(self._leaving(services).job())
         if evaluate and apart:
             settings = Apart(
                 self._store, apart, lambda: self._config().model_dump_json().encode()
@@ -86,6 +89,16 @@ class Behaviour:
             share=lambda feature: services.signals(feature).share,
         )
         return [*found, scoring]
+
+    def _leaving(self, services: Services) -> Leaving:
+        """What tells which conversations were given up."""
+        return Leaving(
+            self._store,
+            self._clock,
+            lambda feature: services.signals(feature).abandoned_after_s,
+            self.catalogue,
+            meaning(self._store, self.catalogue, services.objectives),
+        )
 
     def detecting(self, services: Services, *, scored: bool = True) -> Detecting:
         """All detectors, shown what is scored or the bare records."""

@@ -132,7 +132,8 @@ class Echo:
         credential = sent[1] if sent else "nothing"
         if b"complain" in body:
             message = f"Incorrect API key provided: {credential} for {head.split()[1]}"
-            status, answer = 401, {"error": {"message": message, "type": "invalid_api_key"}}
+            status = 400 if b"for good" in body else 401
+            answer: dict[str, Any] = {"error": {"message": message, "type": "invalid_api_key"}}
         else:
             choice = {"role": "assistant", "content": HOSTILE}
             status, answer = 200, {
@@ -229,8 +230,18 @@ def durable_work(key: str) -> list[tuple[str, str, dict[str, str], bytes | None]
     effect = json.dumps({"scope": "s", "name": "charge"}).encode()
     return [
         *made,
-        ("POST", "/v1/chat/completions", {**theirs, "idempotency-key": "1"}, chat("o", "complain")),
-        ("POST", "/v1/chat/completions", {**theirs, "idempotency-key": "1"}, chat("o", "complain")),
+        (
+            "POST",
+            "/v1/chat/completions",
+            {**theirs, "idempotency-key": "1"},
+            chat("o", "complain for good"),
+        ),
+        (
+            "POST",
+            "/v1/chat/completions",
+            {**theirs, "idempotency-key": "1"},
+            chat("o", "complain for good"),
+        ),
         ("POST", "/api/operations", theirs, body),
         ("POST", "/api/effects", theirs, effect),
     ]
@@ -295,7 +306,7 @@ async def test_no_secret_gets_into_log_database_journal_pages_or_exports(
     replies = await use_every_way(tocsin, key)
     assert [reply.status for reply in replies[:2]] == [200, 401]
     first, again, begun, effect = replies[-4:]
-    assert (first.status, again.status, begun.status, effect.status) == (401, 401, 202, 200)
+    assert (first.status, again.status, begun.status, effect.status) == (400, 400, 202, 200)
     assert again.headers["idempotency-replayed"] == "true"
     # Whose own key it is sees it once; what is kept for a repeat is without it.
     assert PROVIDER_KEY.encode() in first.body

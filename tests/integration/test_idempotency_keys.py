@@ -198,6 +198,26 @@ async def test_an_upstreams_answer_that_asks_for_another_try_frees_the_key(
         assert len(upstream.seen) == 2
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_upstream_that_does_not_let_us_in_frees_the_key(
+    tmp_path: Path, status: int
+) -> None:
+    """Our credentials were wrong and nothing was done: once they are right, it is done."""
+
+    def script(_: Seen) -> Step:
+        return Step(status=status) if len(upstream.seen) == 1 else Step()
+
+    async with world(tmp_path, script) as (tocsin, upstream):
+        assert (await tocsin.post(**KEY)).status == status
+        again = await tocsin.post(**KEY)
+        assert (again.status, len(upstream.seen)) == (200, 2)
+        assert "idempotency-replayed" not in again.headers
+        repeated = await tocsin.post(**KEY)
+        assert (repeated.status, repeated.body) == (200, again.body)
+        assert repeated.headers["idempotency-replayed"] == "true"
+        assert len(upstream.seen) == 2
+
+
 async def test_an_upstreams_final_refusal_is_replayed(tmp_path: Path) -> None:
     async with world(tmp_path, [Step(status=404)]) as (tocsin, upstream):
         first = await tocsin.post(**KEY)

@@ -3,76 +3,16 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
-from responses_world import World, gateway, upstream, words
+from responses_world import World, direct, events_of, gateway, response, words
 from tocsin.core.call import Principal
 from tocsin.core.ids import new_id
 from tocsin.core.operations import Operation
 from tocsin.providers.playing import Step
-from tocsin.providers.scripted_server import ScriptedServer, Seen
-
-
-def direct(server: ScriptedServer) -> dict[str, Any]:
-    return {"main": upstream(server, api="responses")}
-
-
-def response(status: str, text: str = "") -> dict[str, Any]:
-    """A response as an upstream has it."""
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    message = {
-        "type": "message",
-        "id": "msg_theirs",
-        "role": "assistant",
-        "status": "completed",
-        "content": [part],
-    }
-    return {
-        "id": "resp_theirs",
-        "object": "response",
-        "created_at": 1,
-        "status": status,
-        "model": "m-2026",
-        "output": [message] if status == "completed" else [],
-        "error": None,
-        "incomplete_details": None,
-        "usage": {"input_tokens": 7, "output_tokens": 4, "total_tokens": 11},
-    }
-
-
-def events_of(text: str) -> list[bytes]:
-    """The stream of an upstream that says ``text`` word by word."""
-    pieces = text.split(" ")
-    pieces = [piece if not at else f" {piece}" for at, piece in enumerate(pieces)]
-    place = {"output_index": 0, "item_id": "msg_theirs", "content_index": 0}
-    item = {**response("completed", text)["output"][0]}
-    part = item["content"][0]
-    events: list[dict[str, Any]] = [
-        {"type": "response.created", "response": response("in_progress")},
-        {"type": "response.in_progress", "response": response("in_progress")},
-        {
-            "type": "response.output_item.added",
-            "output_index": 0,
-            "item": {**item, "content": [], "status": "in_progress"},
-        },
-        {"type": "response.content_part.added", **place, "part": {**part, "text": ""}},
-        *(
-            {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
-            for piece in pieces
-        ),
-        {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
-        {"type": "response.content_part.done", **place, "part": part},
-        {"type": "response.output_item.done", "output_index": 0, "item": item},
-        {"type": "response.completed", "response": response("completed", text)},
-    ]
-    return [
-        b"event: %b\ndata: %b\n\n"
-        % (event["type"].encode(), json.dumps({**event, "sequence_number": at}).encode())
-        for at, event in enumerate(events)
-    ]
+from tocsin.providers.scripted_server import Seen
 
 
 async def test_a_responses_upstream_is_spoken_to_in_its_own_words(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from operations_world import delivery, event, events, item, key_row, operation, step
 from store_world import DAY, HOUR, START, entry, problems
-from tocsin.store import Store, Swept
+from tocsin.store import Store, Swept, conversations
 from tocsin.store.operations_api import ConversationRow, Written
 
 NOTHING = Swept(interactions=0, runs=0, contents=0, freed_bytes=0)
@@ -185,6 +186,106 @@ def test_a_sweep_by_age_takes_what_is_done_with(store: Store) -> None:
     with store._database.read() as session:  # type: ignore[attr-defined]
         assert session.all("idempotency_blobs", ("", "", 9)) == []
     assert book.operation("op_1") is not None
+
+
+def old_conversation(store: Store, name: str, at: int, items: int, **changes: Any) -> None:
+    made = ConversationRow(id=name, created_at=at, **changes)
+    rows = [item(f"{name}_{n}", at=at) for n in range(items)]
+    assert store.operations.create_conversation(made, rows)
+
+
+def conversations_left(store: Store) -> set[str]:
+    with store._database.read() as session:  # type: ignore[attr-defined]
+        return {row[1] for row in session.all("item_blobs", (-1, 10_000))}
+
+
+def test_a_sweep_by_age_takes_conversations_that_nobody_uses(store: Store) -> None:
+    book = store.operations
+    for name, at, items in (
+        ("idle", START - DAY, 3),
+        ("young", START, 1),
+        ("used", START - DAY, 2),
+        ("answered", START - DAY, 1),
+    ):
+        old_conversation(store, name, at, items)
+    book.add_items("used", [item("new", at=START)])
+    book.create(operation(conversation_id="answered"), b"")
+    book.create_conversation(ConversationRow(id="empty", created_at=START - DAY), [])
+    store.sweep(older_than=START)
+    names = ("idle", "empty", "young", "used", "answered")
+    assert [n for n in names if book.conversation(n)] == ["young", "used", "answered"]
+    assert conversations_left(store) == {"young_0", "used_0", "used_1", "new", "answered_0"}
+    book.delete_operation("op_1")
+    store.sweep(older_than=START)
+    assert book.conversation("answered") is None
+    store.sweep(older_than=START + 1)
+    assert conversations_left(store) == set()
+    assert problems(store) == []
+
+
+def test_many_conversations_and_long_ones_go_in_slices(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices: list[int] = []
+    whole = conversations.delete_idle
+
+    def watched(session: Any, numbers: Any, before: int, room: int) -> int:
+        left = session.all("conversations_idle", (1, 1 << 62, before, before, 1000))
+        slices.append(len(left))
+        return whole(session, numbers, before, 10)
+
+    monkeypatch.setattr(conversations, "delete_idle", watched)
+    old_conversation(store, "long", START - DAY, 35)
+    for n in range(30):
+        old_conversation(store, f"short_{n}", START - DAY, 1)
+    store.sweep(older_than=START)
+    assert conversations_left(store) == set()
+    assert not [n for n in ("long", "short_0", "short_29") if store.operations.conversation(n)]
+    assert slices == sorted(slices, reverse=True)
+    assert len(slices) >= 7, "no transaction takes more than its share"
+    assert problems(store) == []
+
+
+def test_a_conversation_that_is_half_deleted_is_not_found_and_goes_next_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies in the middle of a long one."""
+    whole = conversations.delete_idle
+
+    def dies(session: Any, numbers: Any, before: int, room: int) -> int:
+        if store.operations.conversation("long") is None:
+            raise KeyboardInterrupt
+        return whole(session, numbers, before, 10)
+
+    old_conversation(store, "long", START - DAY, 25)
+    monkeypatch.setattr(conversations, "delete_idle", dies)
+    with pytest.raises(KeyboardInterrupt):
+        store.sweep(older_than=START)
+    monkeypatch.setattr(conversations, "delete_idle", whole)
+    assert store.operations.conversation("long") is None
+    assert store.operations.items("long") == []
+    assert len(conversations_left(store)) == 15
+    assert problems(store) == []
+    old_conversation(store, "long", START, 1)
+    store.sweep(older_than=START)
+    assert conversations_left(store) == {"long_0"}
+
+
+def test_a_conversation_that_is_used_again_in_the_last_moment_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = conversations.idle
+
+    def used(session: Any, before: int, **more: Any) -> list[int]:
+        found = whole(session, before, **more)
+        if found:
+            store.operations.add_items("conv", [item("new", at=START)])
+        return found
+
+    old_conversation(store, "conv", START - DAY, 3)
+    monkeypatch.setattr(conversations, "idle", used)
+    store.sweep(older_than=START)
+    assert len(store.operations.items("conv")) == 4
 
 
 def test_a_size_ceiling_takes_the_oldest_of_both(store: Store) -> None:

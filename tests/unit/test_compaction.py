@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from tocsin.core.errors import BadRequest
-from tocsin.core.wire.responses import compaction_item, request_from
+from tocsin.core.wire.responses import compaction_item, request_from, unfolded
 from tocsin.responses.compact import transcript
+from tocsin.responses.deps import Place
+from tocsin.responses.folding import Folding, folding_of
 from tocsin.responses.tokens import estimate
 
 
@@ -79,3 +81,99 @@ def test_a_tool_that_only_one_api_knows_can_be_counted_all_the_same() -> None:
         < counted(input="What is new?", instructions="Be terse.", tools=[{"type": "web_search"}])
         < plain + 30
     )
+
+
+# -- compaction that a request asks for --
+
+LONG = "The quick brown fox jumps over the lazy dog. " * 30
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def call(name: str) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": name, "name": "find", "arguments": "{}"}
+
+
+def result(name: str, output: str = "found") -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": name, "output": output}
+
+
+def folded(*items: dict[str, Any], threshold: int = 200) -> Folding | None:
+    ids = iter(range(1000))
+    managed = [{"type": "compaction", "compact_threshold": threshold}]
+    request = request_from(
+        {"model": "m", "input": list(items), "context_management": managed},
+        lambda prefix: f"{prefix}_{next(ids)}",
+    )
+    return folding_of(request, (), Place(api="chat"))
+
+
+def kinds(items: list[dict[str, Any]]) -> list[str]:
+    return [str(item.get("call_id") or item.get("role") or item["type"]) for item in items]
+
+
+def test_the_newest_input_stays_with_the_calls_that_it_answers() -> None:
+    reasoning = {"type": "reasoning", "summary": []}
+    for items, tail in (
+        ([user("a"), assistant(LONG), user("b"), user("c")], ["user", "user"]),
+        ([user("a"), call("1"), result("1", LONG), call("2"), result("2")], ["2", "2"]),
+        ([user("a"), assistant(LONG), user("b"), reasoning, call("1"), result("1")],
+         ["reasoning", "1", "1"]),
+        ([assistant(LONG), call("1"), user("wait"), assistant("ok"), result("1")],
+         ["1", "user", "assistant", "1"]),
+    ):  # fmt: skip
+        found = folded(user("first"), assistant("yes"), *items)
+        assert found is not None
+        assert kinds(found.tail) == tail
+        assert kinds(found.head) == kinds([user("first"), assistant("yes"), *items])[: -len(tail)]
+
+
+def test_instructions_stay_and_the_newest_words_of_the_user_as_far_as_there_is_room() -> None:
+    system = {"role": "developer", "content": "Be short. " + LONG}
+    found = folded(user("old"), system, user(LONG), user("new"), assistant(LONG), user("now"))
+    assert found is not None
+    texts = [item["content"][0]["text"] for item in found.kept]
+    assert texts == [system["content"], "new"]
+
+
+def test_what_a_summary_would_not_make_shorter_is_left_alone() -> None:
+    assert folded(user("a"), assistant("b"), user("c")) is None
+    assert folded(user(LONG)) is None
+    assert folded({"role": "system", "content": LONG}, user("now")) is None
+    assert folded(compaction_item("cmp_1", LONG), user("a"), threshold=20) is None
+    assert folded(user("a"), assistant(LONG), user("b"), threshold=100_000) is None
+
+
+def test_a_compaction_with_a_window_stands_for_all_before_it() -> None:
+    item = compaction_item("cmp_1", "Foxes.", window=([user("a")], [user("b")]))
+    items = [user("gone"), item, {**user("c"), "type": "message"}]
+    read = unfolded(items)
+    assert transcript(read).split("\n\n") == [
+        "user: a",
+        "summary of what came before: Foxes.",
+        "user: b",
+        "user: c",
+    ]
+    assert transcript(unfolded(read)) == transcript(read)
+    later = compaction_item("cmp_2", "Hens.", window=([], [user("d")]))
+    assert transcript(unfolded([*items, later])) == (
+        "summary of what came before: Hens.\n\nuser: d"
+    )
+    # One without a window stands for nothing but itself.
+    plain = [user("kept"), compaction_item("cmp_3", "Cats."), user("c")]
+    assert unfolded(plain) == plain
+
+
+@pytest.mark.parametrize(
+    "window", [([{"role": "nobody", "content": "x"}], []), ([], [7]), ([], [{"type": 1}])]
+)
+def test_a_window_of_somebodys_own_making_is_checked(window: Any) -> None:
+    item = compaction_item("cmp_1", "s", window=window)
+    with pytest.raises(BadRequest):
+        unfolded([item])

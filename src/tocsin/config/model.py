@@ -108,6 +108,10 @@ class Upstream(Section):
         "chat",
         description="What an `openai` upstream is spoken to when Tocsin itself keeps a response's state: chat completions, which all have, or the responses API, where there is one.",
     )
+    background: bool = Field(
+        False,
+        description='Let an upstream with `api = "responses"` keep and make background responses itself (`background` and `store` are passed on): after a crash it can be asked what came of one, and a cancel is passed on to it.',
+    )
     api_key_env: str = Field(
         "",
         description="Environment variable that holds the API key. Empty: the caller's own Authorization header is forwarded.",
@@ -305,6 +309,12 @@ class SignalsSettings(Section):
         gt=0,
         le=1,
         description="Share of the calls that are scored, whole runs at a time. Scoring takes about 1 ms of CPU a call: above some 500 calls a second, score fewer.",
+    )
+    abandoned_after_s: float = Field(
+        1_800.0,
+        gt=0,
+        le=604_800,
+        description="Seconds without another call after which a conversation is over. One that ends with a re-ask, a correction, an error, a refusal or a cut answer then counts as given up.",
     )
 
 

@@ -70,6 +70,35 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
         return value < 0.5 if self.better == "up" else value >= 0.5
 
 
+UNJUDGED = "unjudged_"
+"""How the name of a signal begins that says how many calls another one could not judge."""
+
+
+def unjudged_signal(signal: Signal) -> Signal:
+    """The share of calls that a signal could not judge, as a signal: what alarms on it are about.
+
+    It has no scores of its own and stands in no catalogue.
+    """
+    return Signal(
+        name=f"{UNJUDGED}{signal.name}",
+        title=f"Not judged: {signal.title}",
+        axis=signal.axis,
+        kind="rate",
+        better="down",
+        description=f"Share of the calls for which `{signal.name}` has no verdict although it "
+        "applies to them, or applied to all calls before.",
+    )
+
+
+def signal_named(catalogue: Mapping[str, Signal], name: str) -> Signal | None:
+    """The signal that an alert is about: one of the catalogue, or what one could not judge."""
+    found = catalogue.get(name)
+    if found is None and name.startswith(UNJUDGED):
+        of = catalogue.get(name.removeprefix(UNJUDGED))
+        return None if of is None else unjudged_signal(of)
+    return found
+
+
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
     """One interaction with what evaluators, people or a judge said of it."""
 
@@ -170,6 +199,8 @@ class SignalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Signals (globs) that never alarm."""
     share: float = 1.0
     """Share of the calls that are scored, by run."""
+    abandoned_after_s: float = 1_800.0
+    """Seconds without another call after which a conversation is over."""
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
@@ -356,6 +387,18 @@ FEEDBACK_SIGNALS: tuple[Signal, ...] = (
     ),
 )
 """Signals made of what people say later, by ``Feedback.kind``: see ``feedback_score``."""
+
+ABANDONED = Signal(
+    name="abandoned",
+    title="Given up",
+    axis="correct",
+    kind="rate",
+    better="down",
+    description="Share of ended conversations whose user asked again, corrected the answer, or got "
+    "an error, a refusal or a cut or empty answer, and did not come back in time; only for runs "
+    "with an answer before, or with a conversation's id.",
+)
+"""Told of the last call of a conversation, once the time to come back has passed."""
 
 _BY_KIND = {
     "label": "labelled_right",

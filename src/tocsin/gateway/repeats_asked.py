@@ -18,6 +18,8 @@ _MEANT = (b"openai-", b"anthropic-", b"tocsin-")
 """Headers that change what a request means or who pays for it: repeats have the same ones."""
 
 RETRYABLE = frozenset({408, 409, 425, 429})
+UNDONE = frozenset({401, 403})
+"""An upstream that does not let us in has done nothing."""
 
 
 class Asked(NamedTuple):
@@ -70,6 +72,12 @@ def rules_of(config: Config) -> Rules:
 def repeatable(status: int | None) -> bool:
     """Whether an answer with this status asks for another try."""
     return status is not None and (status >= 500 or status in RETRYABLE)
+
+
+def frees(status: int | None) -> bool:
+    """Whether a request with a key may be made again after an answer with this status: it asks
+    for that, or says that nothing was done."""
+    return repeatable(status) or status in UNDONE
 
 
 def retry_count(value: bytes) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from tocsin.gateway.audience import Audience, Room
 from tocsin.gateway.repeats_asked import Answer, Asked, Rules, count_of, repeatable, request_hash
 from tocsin.gateway.wire import ClientWire, Wire
+from tocsin.operations.engine import WAITED
 
 log = logging.getLogger("tocsin.gateway")
 
@@ -178,12 +179,18 @@ class Joins:
         elif begun or rules.linger_s <= 0:
             self._cut(this)
         else:
-            this.wait(rules.linger_s, self._cut)
+            this.wait(rules.linger_s, self._cut_late)
 
     def _cut(self, this: Try) -> None:
         self._remove(this)
         if this.task is not None:
             this.task.cancel()
+
+    def _cut_late(self, this: Try) -> None:
+        """Nobody has come for it: whoever makes the answer need not wait once more."""
+        self._remove(this)
+        if this.task is not None:
+            this.task.cancel(WAITED)
 
     def _ended(self, this: object) -> None:
         """Its answer is made, or never will be."""

@@ -14,7 +14,7 @@ from tocsin.core.clock import Clock
 from tocsin.core.errors import BadRequest, CallError, Conflict, StoreError, Unavailable
 from tocsin.core.redact import Redactor
 from tocsin.gateway.audience import Audience, Room
-from tocsin.gateway.repeats_asked import Answer, Asked, Rules, owner_of, payload_hash, repeatable
+from tocsin.gateway.repeats_asked import Answer, Asked, Rules, frees, owner_of, payload_hash
 from tocsin.gateway.wire import Wire
 from tocsin.runtime.intake import ERROR_HEADER
 from tocsin.store.operations_api import KeyRow, KeyState, OperationsBook
@@ -171,7 +171,7 @@ class Keys:
     async def _settle(self, work: Work, name: tuple[str, str], audience: Audience) -> None:
         """Keep a complete answer, unless it asks for another try or says that nothing was done."""
         status = audience.status
-        if repeatable(status) or audience.failed or audience.header(ERROR_HEADER):
+        if frees(status) or audience.failed or audience.header(ERROR_HEADER):
             await self._say(work, name, None)
             return
         kept = audience.small

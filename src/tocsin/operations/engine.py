@@ -30,6 +30,9 @@ from tocsin.operations.watch import Watch
 from tocsin.operations.work import Ask
 from tocsin.store.operations_api import OperationsBook
 
+WAITED = "nobody came back for it"
+"""Message of a cancellation after which ``attending`` does not linger: that was done already."""
+
 _CANCEL_S = 10.0
 """How long ``cancel`` waits for an end that this process sees to."""
 _ELSEWHERE_S = 5.0
@@ -111,7 +114,8 @@ class Operations:
             timer.cancel()
         await runner.settle(grace_s)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._drained(), 5.0)
+            async with asyncio.timeout(5.0):
+                await self._drained()
         await self._watch.stop()
         await self._threads.write(self._book.retire, self.owner)
         runner.log.wake_all()
@@ -355,26 +359,31 @@ class Operations:
     @contextlib.contextmanager
     def attending(self, operation_id: str) -> Iterator[None]:
         """Somebody waits for a foreground operation. When the last one leaves it is cancelled,
-        after ``settings.linger_s``, unless somebody comes for it meanwhile."""
+        after ``settings.linger_s``, unless somebody comes for it meanwhile. One that is cancelled
+        with the message ``WAITED`` has lingered elsewhere."""
         self._attending[operation_id] = self._attending.get(operation_id, 0) + 1
         timer = self._leaving.pop(operation_id, None)
         if timer is not None:
             timer.cancel()
+        waited = False
         try:
             yield
+        except asyncio.CancelledError as cancelled:
+            waited = WAITED in cancelled.args
+            raise
         finally:
             left = self._attending.pop(operation_id) - 1
             if left:
                 self._attending[operation_id] = left
             else:
-                self._left(operation_id)
+                self._left(operation_id, waited=waited)
 
-    def _left(self, operation_id: str) -> None:
+    def _left(self, operation_id: str, *, waited: bool = False) -> None:
         live = self._runner.lives.get(operation_id)
         if live is None or live.operation.background or operation_id in self._attending:
             return
         loop = asyncio.get_running_loop()
-        linger_s = self._settings().linger_s
+        linger_s = 0.0 if waited else self._settings().linger_s
         self._leaving[operation_id] = loop.call_later(linger_s, self._cut_left, operation_id)
 
     def _cut_left(self, operation_id: str) -> None:

@@ -1,6 +1,6 @@
 """Model calls that the managed routes and operations make: by the path of everybody's calls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -79,6 +79,7 @@ def place_of(config: Config, providers: Mapping[str, Provider], feature: str, mo
         api=api,
         upstream=first.upstream,
         model=first.model,
+        background=api == "responses" and all(u is not None and u.background for u in upstreams),
         own_credential=all(_own_credential(config, providers, t.upstream) for t in alike),
     )
 
@@ -215,11 +216,12 @@ async def whole(
     conversation_id: str | None = None,
     end_user: str | None = None,
     facts: Mapping[str, str],
+    begun: Callable[[Call], None] = lambda call: None,
 ) -> Made:
     """Make one call and read its whole answer, of whatever status.
 
-    ``headers`` are those of the request that it is made for. Raises ``CallError`` where there is
-    no answer; the call is recorded in any case.
+    ``headers`` are those of the request that it is made for; ``begun`` gets the call before it is
+    made. Raises ``CallError`` where there is no answer; the call is recorded in any case.
     """
     call = call_for(
         deps,
@@ -236,6 +238,7 @@ async def whole(
         principal=principal,
         facts=facts,
     )
+    begun(call)
     async with deps.runtime().call(call) as reply:
         answer = await gathered(reply)
     return Made(call=call, status=reply.status, headers=tuple(reply.headers), body=answer)

@@ -12,12 +12,12 @@ could write as well. So it names nothing that belongs to anybody, can be sent ba
 it, works in stateless use, and never expires. Upstreams are shown it as text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from tocsin.core.call import Headers, Principal
+from tocsin.core.call import Call, Headers, Principal
 from tocsin.core.errors import BadRequest, CallError
 from tocsin.core.ids import Prefix, new_id
 from tocsin.core.interaction import Usage
@@ -29,10 +29,11 @@ from tocsin.core.wire.responses import (
     read_object,
     request_from,
     skeleton,
+    unfolded,
     upstream_request,
 )
 from tocsin.responses.asking import Made, forwarded, whole
-from tocsin.responses.deps import Answer, Deps, Request
+from tocsin.responses.deps import Answer, Deps, Request, Tools
 from tocsin.responses.history import Item, body_for, fitted, history_of, resolved
 
 INSTRUCTIONS = (
@@ -65,7 +66,7 @@ async def compact(deps: Deps, request: Request) -> Answer:
     asked = request_from(read_object(request.body), ids)
     history = await history_of(deps, request.principal, asked)
     own = await resolved(deps, request.principal, asked.items, history.items)
-    items = [*history.items, *own]
+    items = unfolded([*history.items, *own])
     name = ids("resp")
     made = await summarised(
         deps,
@@ -94,7 +95,7 @@ async def compact(deps: Deps, request: Request) -> Answer:
 
 
 async def summarised(
-    deps: Deps,
+    deps: Tools,
     items: Sequence[Item],
     *,
     name: str,
@@ -105,17 +106,22 @@ async def summarised(
     feature: str,
     run_id: str | None = None,
     conversation_id: str | None = None,
+    end_user: str | None = None,
+    told: str = INSTRUCTIONS,
+    facts: Mapping[str, str] | None = None,
+    begun: Callable[[Call], None] = lambda call: None,
 ) -> Summary | Made:
     """The summary of ``items`` by a model, or the call when the upstream answered with an error.
 
-    ``headers`` are those of the request that it is made for; ``name`` stands in the call's record.
+    ``headers`` are those of the request that it is made for; ``name`` and ``facts`` stand in the
+    call's record. ``told`` is what the model is told; ``begun`` gets the call before it is made.
     Raises ``CallError``: for a history that does not fit, and where no whole summary was written.
     """
     if not items:
         return Summary(text=NOTHING, usage=Usage(input_tokens=0, output_tokens=0))
     place = deps.place_of(feature, model)
     said = _said(instructions, transcript(items))
-    raw = {"model": model, "instructions": INSTRUCTIONS, "input": said, "store": False}
+    raw = {"model": model, "instructions": told, "input": said, "store": False}
     asked = request_from(raw, lambda prefix: new_id(prefix, deps.clock.now_us()))
     fitted(asked, (), place.model or model, body_for(place.api, stream=False))
     path, body = upstream_request(asked, (), place.api, stream=False)
@@ -128,7 +134,9 @@ async def summarised(
         feature=feature,
         run_id=run_id,
         conversation_id=conversation_id,
-        facts={"compaction": name},
+        end_user=end_user,
+        facts={**(facts or {}), "compaction": name},
+        begun=begun,
     )
     if made.status >= 400:
         return made
@@ -140,7 +148,7 @@ def _said(instructions: str | None, text: str) -> str:
     return f"{kept}<transcript>\n{text}\n</transcript>"
 
 
-def _summary_of(deps: Deps, api: Any, asked: Any, name: str, made: Made) -> Summary:
+def _summary_of(deps: Tools, api: Any, asked: Any, name: str, made: Made) -> Summary:
     """The text of an answer that says all it meant to say. Raises ``CallError`` for any other."""
     now = deps.clock.now_us()
     response = skeleton(asked, response_id=name, created_at=now // 1_000_000, status="in_progress")

@@ -106,8 +106,8 @@ async def _begin(deps: Deps, request: Request) -> Begun:
         asked, items=tuple(await resolved(deps, request.principal, asked.items, before))
     )
     place = deps.place_of(request.feature, asked.model)
-    if asked.background and history is not None:
-        # Nobody waits for it: what cannot work is said now.
+    if asked.background and history is not None and asked.compact_threshold is None:
+        # Nobody waits for it: what cannot work is said now. What is compacted may fit yet.
         build = body_for(place.api, stream=True)
         fitted(asked, history.items, place.model or asked.model, build)
     operation = _operation(deps, request, asked, name, history)

@@ -36,6 +36,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the first choice."""
     model: str = ""
     """The model that it is asked for in place of the caller's; empty: the caller's."""
+    background: bool = False
+    """Whether every choice keeps background responses itself, so that it can be asked for them."""
     own_credential: bool = False
     """Whether every choice has a key of its own, so that no caller's is needed."""
 

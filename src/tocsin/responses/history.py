@@ -9,7 +9,12 @@ from tocsin.core.call import Principal
 from tocsin.core.errors import BadRequest, CallError
 from tocsin.core.ids import Prefix
 from tocsin.core.operations import Operation
-from tocsin.core.wire.responses import ResponseRequest, parse_response, upstream_request
+from tocsin.core.wire.responses import (
+    ResponseRequest,
+    parse_response,
+    unfolded,
+    upstream_request,
+)
 from tocsin.providers.ceilings import ceiling_of
 from tocsin.providers.tokens import TokenCounter
 from tocsin.responses.deps import Tools, is_own, missing, off
@@ -129,7 +134,7 @@ def _chain(book: OperationsBook, principal: Principal, name: str, now: int) -> H
             _check_ended(found)
         turns.append([*asked_of(book.body(at), at).items, *output_of(book.result(at))])
         if found.previous_id is None and found.conversation_id is not None:
-            turns.append(list(_items(book, found.conversation_id, found.id)))
+            turns.append(items_of(book, found.conversation_id, found.id))
         at = found.previous_id
     items = [item for turn in reversed(turns) for item in turn]
     return History(items=tuple(items), previous=last)
@@ -178,10 +183,10 @@ def _conversation(
     row = book.conversation(name)
     if row is None or not is_own(row.key_id, principal):
         raise missing("Conversation", name, param="conversation")
-    return row, tuple(_items(book, name, before))
+    return row, tuple(items_of(book, name, before))
 
 
-def _items(book: OperationsBook, name: str, before: str | None) -> list[Item]:
+def items_of(book: OperationsBook, name: str, before: str | None = None) -> list[Item]:
     """A conversation's items in order, up to those of the operation ``before``."""
     found: list[Item] = []
     after: str | None = None
@@ -252,15 +257,12 @@ def fitted(
             raise _too_long(size, ceiling.context)
         return request, history
     room = ceiling.context - min(request.max_output_tokens or ceiling.output, ceiling.context // 2)
-    items = [*history, *request.items]
+    items = unfolded([*history, *request.items])
     sizes = [count(msgspec.json.encode(item).decode("utf-8", "replace")) for item in items]
     kept = _kept(items, sizes, size - room)
     if not kept:
         raise _too_long(size, ceiling.context)
-    first = len(history)
-    own = tuple(items[index] for index in kept if index >= first)
-    before = [items[index] for index in kept if index < first]
-    return msgspec.structs.replace(request, items=own), before
+    return msgspec.structs.replace(request, items=()), [items[index] for index in kept]
 
 
 def _kept(items: Sequence[Item], sizes: Sequence[int], excess: int) -> list[int]:
@@ -319,6 +321,7 @@ __all__ = [
     "body_for",
     "fitted",
     "history_of",
+    "items_of",
     "output_of",
     "own_response",
     "resolved",

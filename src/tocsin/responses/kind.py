@@ -1,5 +1,6 @@
 """``Responses``: the kind of operation that a response is."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from tocsin.responses.deps import Tools, off
 from tocsin.responses.history import RESPONSE
 from tocsin.responses.recovery import recovered
 from tocsin.responses.turns import Turns
+from tocsin.responses.upstream_cancel import cancel_upstream, is_due
 from tocsin.responses.working import Turn, events_of, facts_of, restored
 
 _CODES = {"cancelled": "cancelled", "deadline": "timeout"}
@@ -24,6 +26,8 @@ class Responses:
         self._turns = Turns()
         self._working: dict[str, Translator] = {}
         """By operation, while this process is at work on it."""
+        self._cancels: dict[str, str] = {}
+        """By operation, until its end: what came of its cancel at the upstream."""
 
     def kind(self) -> Kind:
         """As the engine takes it."""
@@ -48,6 +52,11 @@ class Responses:
                 return done if done is not None else await turn.make()
         except CallError as error:
             return await turn.refused(error)
+        except asyncio.CancelledError:
+            if is_due(turn):
+                said = self._cancels[turn.operation.id] = await cancel_upstream(turn)
+                await work.amend(soon=True, note=f"cancel at the upstream: {said}")
+            raise
 
     def closing(self, operation: Operation, body: bytes) -> Closing:
         """The last words of a response that was cut."""
@@ -58,7 +67,10 @@ class Responses:
         outcome = operation.outcome or "unknown"
         code = _CODES.get(operation.error_type or "", "server_error")
         message = operation.error_message or f"It ended '{outcome}'."
-        events = translator.end(outcome, (), error=(code, message), facts=facts_of(operation, None))
+        facts = facts_of(operation, None)
+        if (said := self._cancels.pop(operation.id, None)) is not None:
+            facts["upstream_cancel"] = said
+        events = translator.end(outcome, (), error=(code, message), facts=facts)
         return Closing(events=tuple(events), result=msgspec.json.encode(translator.response))
 
     async def standing(self, operation: Operation) -> dict[str, Any]:

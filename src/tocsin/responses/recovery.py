@@ -25,6 +25,7 @@ from tocsin.responses.working import KEPT, Turn
 TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SILENT = frozenset({"response.created", "response.queued", "response.in_progress"})
 """Events with no word of an answer in them."""
+_ITEMS = frozenset({"response.output_item.added", "response.output_item.done"})
 
 _FIRST_LOOK_S = 0.5
 _MOST_LOOK_S = 5.0
@@ -56,10 +57,17 @@ async def recovered(turn: Turn) -> Ending | None:
         found = await _asked(turn, place)
         if found is not None:
             return found
-    quiet = all(event.type in _SILENT for event in events)
+    quiet = all(_is_silent(event) for event in events)
     if turn.tools.config().operations.on_unknown == "retry" and quiet and able:
         return None
     return await _unknown(turn)
+
+
+def _is_silent(event: Event) -> bool:
+    """Whether there is no word of an answer in it; a compaction of what came before is none."""
+    if event.type not in _ITEMS:
+        return event.type in _SILENT
+    return bool(msgspec.json.decode(event.data)["item"]["type"] == "compaction")
 
 
 async def _closed(turn: Turn, last: Event) -> Ending:

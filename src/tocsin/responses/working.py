@@ -1,6 +1,7 @@
 """The work of one response: from what was asked to the last event."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
@@ -18,10 +19,12 @@ from tocsin.core.wire.responses import (
     Translator,
     request_from,
     skeleton,
+    unfolded,
     upstream_request,
 )
 from tocsin.providers.ceilings import ceiling_of
 from tocsin.responses.asking import (
+    Made,
     call_for,
     forwarded,
     gathered,
@@ -31,7 +34,9 @@ from tocsin.responses.asking import (
     used_by,
 )
 from tocsin.responses.caller import Caller, Failure
+from tocsin.responses.compact import Summary, summarised
 from tocsin.responses.deps import Api, Place, Tools, off
+from tocsin.responses.folding import TOLD, Folding, caught_up, folding_of
 from tocsin.responses.history import (
     Asked,
     History,
@@ -41,8 +46,11 @@ from tocsin.responses.history import (
     body_for,
     fitted,
     history_of,
+    items_of,
 )
 from tocsin.store.operations_api import ItemRow
+
+log = logging.getLogger("tocsin.responses")
 
 KEPT: frozenset[Outcome] = frozenset({"complete", "truncated", "refused", "invalid", "unverified"})
 """Outcomes of answers that a conversation goes on from."""
@@ -84,6 +92,14 @@ class Turn:
         """The events that earlier processes have written."""
         self._working = working
         self._call: Call | None = None
+        self._compacting: Call | None = None
+        """The call that sums up what came before, until what it used is noted."""
+        self._compaction: dict[str, Any] | None = None
+        """What Tocsin says of a compaction."""
+        self._folded: tuple[Folding, Item, str] | None = None
+        """What was compacted, the item that stands for it, and the summary."""
+        self._noted = False
+        """Whether the operation says what the call used."""
 
     @property
     def streams(self) -> bool:
@@ -112,14 +128,18 @@ class Turn:
         place = self.tools.place_of(operation.feature, self.request.model)
         if not (self.known or self.asked.bare or place.own_credential):
             return await self.end("error", (), error=_NO_KEY)
-        path, body = self._upstream_request(place, history.items)
         translator = self.begin(place.api)
+        items, folding = await self._window(translator, place, history.items)
+        sent = self._upstream_request(place, items) if folding is None else None
         if not self.before:
             first = [] if operation.events else translator.begin(queued=operation.background)
             if said := [*first, *translator.started()]:
                 await self.work.emit_raw(said)
         elif not any(event.type == "response.in_progress" for event in self.before):
             await self.work.emit_raw(translator.started())
+        if folding is not None:
+            items = await self._compact(translator, folding, items)
+        path, body = sent or self._upstream_request(place, items)
         if operation.background:
             # From here on nobody can tell any more that the upstream has not seen it.
             await self.work.amend(upstream=place.upstream)
@@ -129,14 +149,96 @@ class Turn:
 
     def _upstream_request(self, place: Place, history: Sequence[Item]) -> tuple[str, bytes]:
         """Path and body for the upstream, as far as they fit its model's context."""
-        path, body = upstream_request(self.request, history, place.api, stream=self.streams)
+        kept = place.background and self.operation.background
+        path, body = upstream_request(
+            self.request, history, place.api, stream=self.streams, background=kept
+        )
         model = place.model or self.request.model
         ceiling = ceiling_of(model)
         if ceiling is None or len(body) <= ceiling.context:
             return path, body  # no text has more tokens than bytes
         build = body_for(place.api, stream=self.streams)
         request, before = fitted(self.request, history, model, build)
-        return upstream_request(request, before, place.api, stream=self.streams)
+        return upstream_request(request, before, place.api, stream=self.streams, background=kept)
+
+    # -- what came before is too long --
+
+    async def _window(
+        self, translator: Translator, place: Place, history: Sequence[Item]
+    ) -> tuple[Sequence[Item], Folding | None]:
+        """What the model is shown before the request's own items, and what of it is to be
+        compacted first."""
+        if self.request.compact_threshold is None:
+            return history, None
+        made = next((i for i in translator.response["output"] if i["type"] == "compaction"), None)
+        if made is None:
+            return history, await off(folding_of, self.request, history, place)
+        # The process that died had compacted it.
+        self.request = msgspec.structs.replace(self.request, items=())
+        return unfolded([made]), None
+
+    async def _compact(
+        self, translator: Translator, folding: Folding, history: Sequence[Item]
+    ) -> Sequence[Item]:
+        """Sum up what came before; what the model is shown then. Without a summary it is shown all
+        of it, as long as that fits."""
+        self._compaction = {"input_tokens": folding.tokens, "call_id": None, "error": None}
+        try:
+            made = await self._summarised(folding)
+            if isinstance(made, Made):
+                code, words = said_of(made.body, made.status)
+                self._not_compacted(code, words)
+        except CallError as error:
+            self._not_compacted(error.code, error.message)
+            made = None
+        await self._book_compaction()
+        if made is None or isinstance(made, Made):
+            return history
+        item = folding.item(self.ids("cmp"), made.text)
+        self._folded = folding, item, made.text
+        await self.work.emit_raw(translator.compacted(item))
+        self.request = msgspec.structs.replace(self.request, items=())
+        return unfolded([item])
+
+    async def _summarised(self, folding: Folding) -> Summary | Made:
+        operation = self.operation
+        return await summarised(
+            self.tools,
+            folding.head,
+            name=operation.id,
+            model=self.request.model,
+            instructions=self.request.instructions,
+            principal=self.work.principal,
+            headers=self.caller.headers,
+            feature=operation.feature,
+            run_id=operation.run_id,
+            conversation_id=operation.conversation_id,
+            end_user=operation.end_user,
+            told=TOLD,
+            facts={"operation": operation.id},
+            begun=self._compacts,
+        )
+
+    def _compacts(self, call: Call) -> None:
+        self._compacting = call
+        if self._compaction is not None:
+            self._compaction["call_id"] = call.id
+
+    def _not_compacted(self, code: str, words: str) -> None:
+        assert self._compaction is not None
+        self._compaction["error"] = code
+        words = self.tools.runtime().redactor.text(words)
+        log.warning("response %s goes on without a compaction: %s", self.operation.id, words)
+
+    async def _book_compaction(self) -> None:
+        """Note what it used. Not its upstream: that says that the answer was asked for."""
+        call, self._compacting = self._compacting, None
+        changes = await self._used(call)
+        changes.pop("upstream", None)
+        if changes:
+            await self.work.amend(soon=True, **changes)
+
+    # -- asking --
 
     def begin(self, api: Api | None = None) -> Translator:
         """The translator of the answer; another one when the upstream speaks another API."""
@@ -159,7 +261,7 @@ class Turn:
             self.caller.headers,
             path=path,
             feature=operation.feature,
-            run_id=operation.run_id,
+            run_id=self.work.operation.run_id,
             conversation_id=operation.conversation_id,
             end_user=operation.end_user,
         )
@@ -265,31 +367,39 @@ class Turn:
 
     async def _spend(self) -> None:
         """Note what the call used, to be written with what is written next."""
-        operation = self.operation
+        await self._book_compaction()
         changes: dict[str, Any] = {}
         if not self.request.store:
             linger = self.tools.config().operations.linger_s
             changes["expires_at"] = self.tools.clock.now_us() + round(linger * 1_000_000)
-        call = self._call
-        record = None if call is None else call.draft.record
-        if call is not None and record is not None:
-            spent = await used_by(self.tools, call)
-            changes |= {
-                "calls": operation.calls + 1,
-                "input_tokens": operation.input_tokens + spent.input_tokens,
-                "output_tokens": operation.output_tokens + spent.output_tokens,
-                "cost_nano_usd": operation.cost_nano_usd + (spent.cost_nano_usd or 0),
-                "unpriced": operation.unpriced + (spent.cost_nano_usd is None),
-                "run_id": record.run_id,
-                "upstream": record.upstream or operation.upstream,
-            }
+        if not self._noted:
+            changes |= await self._used(self._call)
+            self._noted = bool(changes.get("calls"))
         if changes:
             await self.work.amend(soon=True, **changes)
+
+    async def _used(self, call: Call | None) -> dict[str, Any]:
+        """What changes in the operation with what a call has used."""
+        record = None if call is None else call.draft.record
+        if call is None or record is None:
+            return {}
+        spent = await used_by(self.tools, call)
+        now = self.work.operation
+        return {
+            "calls": now.calls + 1,
+            "input_tokens": now.input_tokens + spent.input_tokens,
+            "output_tokens": now.output_tokens + spent.output_tokens,
+            "cost_nano_usd": now.cost_nano_usd + (spent.cost_nano_usd or 0),
+            "unpriced": now.unpriced + (spent.cost_nano_usd is None),
+            "run_id": record.run_id,
+            "upstream": record.upstream or now.upstream,
+        }
 
     def facts(self) -> dict[str, Any]:
         """What Tocsin says of the response beside its outcome and checks."""
         now = self.work.operation
-        return facts_of(now, None if self._call is None else self._call.id)
+        facts = facts_of(now, None if self._call is None else self._call.id)
+        return facts if self._compaction is None else {**facts, "compaction": self._compaction}
 
     async def keep(self, response: dict[str, Any]) -> None:
         """Add the input and the output to the conversation, each item once."""
@@ -298,8 +408,11 @@ class Turn:
         assert name is not None
         book = self.tools.store.operations
         now = self.tools.clock.now_us()
+        folded = self._folded
 
         def add() -> None:
+            if folded is not None:
+                items[:] = caught_up(items, items_of(book, name), *folded)
             rows = [
                 ItemRow(
                     id=str(item["id"]),

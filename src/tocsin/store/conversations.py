@@ -74,6 +74,35 @@ def delete(session: Session, conversation_id: str) -> bool:
     return True
 
 
+# -- retention --
+
+_FOREVER = (1 << 63) - 1
+
+
+def idle(session: Session, before: int, *, after: int = 0, limit: int) -> list[int]:
+    """Numbers behind ``after`` of conversations to which nothing was added since ``before``, and
+    of which no response is kept."""
+    rows = session.all("conversations_idle", (after + 1, _FOREVER, before, before, limit))
+    return [row[0] for row in rows]
+
+
+def delete_idle(session: Session, numbers: Sequence[int], before: int, room: int) -> int:
+    """Delete those of them that still are idle, with at most ``room`` items in all; how many of
+    ``numbers`` are done with. One with more items is gone for its owner at once, and taken up
+    again by the next call."""
+    for done, number in enumerate(numbers):
+        if not session.all("conversations_idle", (number, number, before, before, 1)):
+            continue
+        places = number * MOST_ITEMS, (number + 1) * MOST_ITEMS
+        room -= session.run("conversation_delete_some", (*places, room))
+        if room <= 0:
+            # Half a history must not be found.
+            session.run("conversation_bury", (f"deleted {number}", number))
+            return done
+        session.run("conversation_delete", (number,))
+    return len(numbers)
+
+
 # -- items --
 
 

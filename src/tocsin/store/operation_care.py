@@ -77,9 +77,10 @@ def forget_calls(session: Session, call_ids: Sequence[str], run_ids: Sequence[st
 def forget_old(database: Database, older_than: int) -> None:
     """Delete, in short transactions, what is older and done with.
 
-    Operations themselves go when they expire; this is about deliveries, steps of no operation,
-    idempotency keys and the names of processes.
+    Operations themselves go when they expire; this is about conversations, deliveries, steps of
+    no operation, idempotency keys and the names of processes.
     """
+    forget_conversations(database, older_than)
     for name in ("deliveries_forget_old", "steps_forget_old", "idempotency_forget_expired"):
         while True:
             with database.write() as session:
@@ -89,6 +90,23 @@ def forget_old(database: Database, older_than: int) -> None:
             time.sleep(_PAUSE_S)
     with database.write() as session:
         session.run("owners_forget", (older_than,))
+
+
+def forget_conversations(database: Database, before: int) -> None:
+    """Delete conversations, with their items, to which nothing was added since then and of which
+    no response is kept."""
+    last = 0
+    while True:
+        with database.read() as session:
+            numbers = conversations.idle(session, before, after=last, limit=_BATCH)
+        if not numbers:
+            return
+        last = numbers[-1]
+        while numbers:
+            with database.write() as session:
+                done = conversations.delete_idle(session, numbers, before, _BATCH)
+            numbers = numbers[done:]
+            time.sleep(_PAUSE_S)
 
 
 def forget_ended(database: Database, before: int, needed: Callable[[], bool] = lambda: True) -> int:

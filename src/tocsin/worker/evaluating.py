@@ -16,6 +16,7 @@ from tocsin.core.clock import Clock
 from tocsin.core.domain import Evaluator, Score, Slicer
 from tocsin.core.interaction import Entry, Operation
 from tocsin.core.signals import (
+    ABANDONED,
     AXIS_SIGNALS,
     FEEDBACK_SIGNALS,
     Objective,
@@ -54,8 +55,9 @@ _FRESH_US = 5_000_000
 def catalogue_of(
     evaluators: Sequence[Evaluator], others: Sequence[Signal] = ()
 ) -> dict[str, Signal]:
-    """Every signal by name: the axes, those of evaluators, of feedback, and ``others``."""
-    every = (*AXIS_SIGNALS, *(s for e in evaluators for s in e.signals), *FEEDBACK_SIGNALS, *others)
+    """Every signal by name: the axes, those of evaluators, of later facts, and ``others``."""
+    own = (s for e in evaluators for s in e.signals)
+    every = (*AXIS_SIGNALS, *own, ABANDONED, *FEEDBACK_SIGNALS, *others)
     return {signal.name: signal for signal in every}
 
 

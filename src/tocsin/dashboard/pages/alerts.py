@@ -1,12 +1,13 @@
 """Alerts: what fires, what did; and one alert: what changed, since when, for whom, examples."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import Response
 
 from tocsin.core.domain import Alert
 from tocsin.core.errors import NotFound
-from tocsin.core.signals import Signal
+from tocsin.core.signals import UNJUDGED, Signal, signal_named
 from tocsin.dashboard import (
     attention,
     behaviour,
@@ -19,6 +20,7 @@ from tocsin.dashboard import (
     signal_texts,
     slices,
 )
+from tocsin.dashboard.attention import AlertView
 from tocsin.dashboard.examples import Pair
 from tocsin.dashboard.view import View
 from tocsin.store.api import AlertRow, Store
@@ -48,9 +50,16 @@ def _list(view: View, feature: str) -> dict[str, Any]:
             (one for one in shown if one.alert.state != "firing"), key=lambda one: -one.alert.at
         ),
         "answer": _answer(len(firing), len(shown), feature),
-        "catalogue": view.deps.catalogue(),
+        "titles": _titles(view, shown),
         "never": not shown and not store.stats().interactions,
     }
+
+
+def _titles(view: View, shown: Sequence[AlertView]) -> dict[str, str]:
+    """What a page calls the signals that alerts are about."""
+    found = {one.alert.signal for one in shown}
+    known = {name: signal_named(view.deps.catalogue(), name) for name in found}
+    return {name: signal.title for name, signal in known.items() if signal is not None}
 
 
 def _answer(firing: int, shown: int, feature: str) -> str:
@@ -78,7 +87,7 @@ def _context(view: View) -> dict[str, Any]:
     fingerprint = places.read_name(view.request.path_params["fingerprint"])
     row = _row(store, fingerprint)
     found = row.alert
-    signal = view.deps.catalogue().get(found.signal)
+    signal = signal_named(view.deps.catalogue(), found.signal)
     change = found.change
     return {
         "row": row,
@@ -122,7 +131,8 @@ def _slices(signal: Signal, found: Alert) -> list[tuple[str, str, str, str]]:
     for one in found.change.slices:
         code = f"{one.dimension}={one.value}"
         href = filters.build(
-            places.signal_fixed(found.feature, signal.name), {**_around(found), "slice": code}
+            places.signal_fixed(found.feature, signal.name.removeprefix(UNJUDGED)),
+            {**_around(found), "slice": code},
         )
         told.append(
             (
@@ -158,7 +168,7 @@ def _links(found: Alert) -> list[tuple[str, str]]:
         return [("All calls", "/calls")]
     links = []
     if found.signal:
-        path = places.signal_fixed(found.feature, found.signal)
+        path = places.signal_fixed(found.feature, found.signal.removeprefix(UNJUDGED))
         links.append(("The signal over time", filters.build(path, _around(found))))
     if found.change is not None:
         since, until = found.change.since, max(found.at, found.change.since) + filters.HOUR

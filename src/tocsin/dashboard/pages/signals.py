@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from tocsin.core.domain import Alert
 from tocsin.core.errors import InputError, NotFound
-from tocsin.core.signals import DIMENSIONS, JUDGED_AXES, Axis, Signal, Sum
+from tocsin.core.signals import DIMENSIONS, JUDGED_AXES, UNJUDGED, Axis, Signal, Sum
 from tocsin.dashboard import (
     attention,
     behaviour,
@@ -288,13 +288,17 @@ def _nothing(wanted: Signal) -> Measured:
 
 
 def alert_on(store: Store, feature: str, signal: str) -> Alert | None:
-    """The alert on a signal that says most now: a firing one, else the last one."""
+    """The alert on a signal that says most now: a firing one, else the last one.
+
+    One on how much of it cannot be judged counts where there is none on the signal itself.
+    """
+    names = (signal, f"{UNJUDGED}{signal}")
     found = [
         row.alert
         for row in store.alerts(limit=_ALERTS)
-        if row.alert.feature == feature and row.alert.signal == signal
+        if row.alert.feature == feature and row.alert.signal in names
     ]
-    found.sort(key=lambda a: (a.state != "firing", a.change is None, -a.at))
+    found.sort(key=lambda a: (a.state != "firing", a.signal != signal, a.change is None, -a.at))
     return found[0] if found else None
 
 

@@ -14,13 +14,21 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from tocsin.core.domain import Alert, Services
-from tocsin.core.signals import Scored, Signal, SignalSettings, Sum
+from tocsin.core.signals import (
+    UNJUDGED,
+    Scored,
+    Signal,
+    SignalSettings,
+    Sum,
+    signal_named,
+)
 from tocsin.domains.signals.baseline import FEWEST
 from tocsin.domains.signals.change import Found, change_of, severity_of, summary_of
 from tocsin.domains.signals.joint import JOINED, changed_too
 from tocsin.domains.signals.rows import Row, Rows
 from tocsin.domains.signals.seasons import DAY_US
 from tocsin.domains.signals.standing import Standing, standing_of
+from tocsin.domains.signals.unjudged import Blind, Unjudged, alert_of
 from tocsin.domains.signals.watch import Rang, Watch, WatchState
 
 MOST_FEATURES = 32
@@ -45,6 +53,7 @@ class _Saved(msgspec.Struct):
     learned: dict[str, int]
     joined: int
     joined_at: int
+    blind: Blind = msgspec.field(default_factory=Blind)
 
 
 class _State(msgspec.Struct):
@@ -57,7 +66,7 @@ class Feature:
 
     __slots__ = (
         "alerts", "count", "first_at", "joined", "joined_at", "last_at", "learned", "name",
-        "rows", "settings", "watches",
+        "rows", "settings", "unjudged", "watches",
     )  # fmt: skip
 
     def __init__(self, name: str, settings: SignalSettings) -> None:
@@ -74,11 +83,22 @@ class Feature:
         self.joined = 0
         """Calls that are still asked which signals changed together."""
         self.joined_at = 0
+        self.unjudged = Unjudged(Blind(), self._made_blind)
+
+    def _made(self, state: WatchState) -> Watch:
+        return Watch(state, full=self.settings.baseline_calls, every=self.every)
+
+    def _made_blind(self, name: str, state: WatchState) -> Watch:
+        full = self.settings.baseline_calls
+        return Watch(state, full=full, every=lambda _: self.every_blind(name))
+
+    def blind(self, state: Blind) -> None:
+        """Take over what was remembered of what could not be judged."""
+        self.unjudged = Unjudged(state, self._made_blind)
 
     def watch(self, name: str, state: WatchState) -> Watch:
         """A watch that shares this feature's false alarms."""
-        made = Watch(state, full=self.settings.baseline_calls, every=self.every)
-        self.watches[name] = made
+        made = self.watches[name] = self._made(state)
         return made
 
     def false_alarm_every(self) -> float:
@@ -89,12 +109,23 @@ class Feature:
 
     def active(self) -> int:
         """Signals that share the false alarms."""
-        return max(1, sum(1 for watch in self.watches.values() if watch.state.judged >= FEWEST))
+        every = (*self.watches.values(), *self.unjudged.watches.values())
+        return max(1, sum(1 for watch in every if watch.state.judged >= FEWEST))
 
     def every(self, watch: Watch) -> float:
         """Judged values of a watch between its false alarms: its even share of the feature's."""
-        judged = min(1.0, watch.state.judged / self.count) if self.count else 1.0
-        return max(100.0, self.false_alarm_every() * self.active() * judged)
+        return self._share_of(watch.state.judged)
+
+    def every_blind(self, name: str) -> float:
+        """The same for the calls that a signal should judge."""
+        of = self.watches.get(name)
+        if of is None or name in self.unjudged.state.always:
+            return self._share_of(self.count)
+        return self._share_of(of.state.judged + of.state.unjudged)
+
+    def _share_of(self, values: int) -> float:
+        share = min(1.0, values / self.count) if self.count else 1.0
+        return max(100.0, self.false_alarm_every() * self.active() * share)
 
     def off(self, signal: str) -> bool:
         """Whether a signal never alarms."""
@@ -129,6 +160,7 @@ class Drift:
         if feature.count % _LOOK_EVERY == 0:
             alerts += self._look(feature)
         rang = self._took(feature, scored, at, timed=timed)
+        alerts += self._blind(feature, scored, at, timed=timed)
         for signal, watch, found in rang:
             if not found.over:
                 alerts += self._ended(
@@ -169,6 +201,55 @@ class Drift:
         feature.rows.put(scored.interaction.id, at, scored.slices, values)
         return rang
 
+    def _blind(self, feature: Feature, scored: Scored, at: int, *, timed: bool) -> list[Alert]:
+        """Look at what could not be judged of a call."""
+        unjudged, catalogue = feature.unjudged, self._services.catalogue()
+        found = unjudged.of(scored, feature.watches)
+        lost = {f"{UNJUDGED}{name}": 1.0 for name, blind in found.items() if blind}
+        if lost:
+            feature.rows.put(scored.interaction.id, at, scored.slices, lost)
+        alerts: list[Alert] = []
+        for name, blind in found.items():
+            signal, past = catalogue.get(name), feature.watches[name].state
+            if signal is None:
+                continue
+            full = feature.settings.baseline_calls
+            watch = unjudged.watch(name, past, at, full=full, timed=timed)
+            rang = watch.add(blind, at, timed=timed)
+            if rang is not None:
+                alerts += self._blinded(feature, signal, rang, at)
+        return alerts
+
+    def _blinded(self, feature: Feature, signal: Signal, rang: Rang, at: int) -> list[Alert]:
+        """What rings when a signal stops being judged, or is judged again."""
+        unjudged, name = feature.unjudged, signal.name
+        key = f"{UNJUDGED}{name}"
+        if rang.over:
+            unjudged.state.named.pop(name, None)
+            alerts = self._ended(feature, key, "is back at its baseline")
+            return alerts + self._left(feature, name, at)
+        since = rang.firing.mark[3]
+        others = unjudged.together(name, feature.rows, since, feature.count)
+        if others is None:
+            return []
+        alerts = self._ended(feature, key, "has changed further: see its new alarm")
+        alert = alert_of(
+            signal, feature.name, unjudged.watches[name], rang, at, feature.rows,
+            every=feature.false_alarm_every(), why=unjudged.state.why.get(name, ""), others=others,
+        )  # fmt: skip
+        feature.alerts[key] = alert
+        return [*alerts, alert]
+
+    def _left(self, feature: Feature, name: str, at: int) -> list[Alert]:
+        """Alarms of those that only the alarm of ``name`` has told of, where they go on."""
+        alerts = []
+        for other in feature.unjudged.freed(name):
+            signal, firing = self._services.catalogue().get(other), feature.unjudged.watches[other]
+            if signal is not None and firing.state.firing is not None:
+                feature.unjudged.state.until = 0
+                alerts += self._blinded(feature, signal, Rang(firing.state.firing), at)
+        return alerts
+
     def tick(self, now_us: int) -> Iterable[Alert]:
         """What people accepted takes effect also where no calls come."""
         return [alert for feature in self._features.values() if feature.alerts
@@ -181,6 +262,7 @@ class Drift:
                 feature.name, feature.count, feature.first_at, feature.last_at,
                 feature.rows.save(), {n: w.state for n, w in feature.watches.items()},
                 feature.alerts, feature.learned, feature.joined, feature.joined_at,
+                feature.unjudged.state,
             )
             for feature in self._features.values()
         ]  # fmt: skip
@@ -204,6 +286,7 @@ class Drift:
             feature.alerts, feature.learned = saved.alerts, saved.learned
             for name, watch in saved.watches.items():
                 feature.watch(name, watch)
+            feature.blind(saved.blind)
 
     # -- for pages and backtests --
 
@@ -250,7 +333,9 @@ class Drift:
             watch = feature.watches[name]
             if feature.off(name):
                 del feature.watches[name]
-                alerts += self._ended(feature, name, "is no longer watched")
+                feature.unjudged.forget(name)
+                for key in (name, f"{UNJUDGED}{name}"):
+                    alerts += self._ended(feature, key, "is no longer watched")
                 continue
             accepted = self._services.accepted(feature.name, name)
             if accepted > feature.learned.get(name, 0):
@@ -259,6 +344,7 @@ class Drift:
                 if accepted >= began and accepted > watch.state.first_at:
                     self._relearn(feature, name, accepted)
                     alerts += self._ended(feature, name, "is normal as it is now, a person said")
+                alerts += self._accepted(feature, name, accepted)
             firing = watch.state.firing
             if firing is not None and feature.last_at - firing.at > _LONGEST_US:
                 self._relearn(feature, name, firing.mark[3])
@@ -267,6 +353,31 @@ class Drift:
                 low, high = _MARGIN
                 if not low <= feature.every(watch) / watch.state.every <= high:
                     watch.limit()
+        return alerts + self._look_blind(feature)
+
+    def _accepted(self, feature: Feature, name: str, accepted: int) -> list[Alert]:
+        """Who accepts a signal's level accepts how much of it cannot be judged."""
+        watch = feature.unjudged.watches.get(name)
+        firing = watch.state.firing if watch is not None else None
+        if firing is None or accepted < firing.mark[3]:
+            return []
+        feature.unjudged.anew(name)
+        return self._ended(feature, f"{UNJUDGED}{name}", "is normal as it is now, a person said")
+
+    def _look_blind(self, feature: Feature) -> list[Alert]:
+        """Limits of what cannot be judged; and what has been so for long is what is normal."""
+        alerts, (low, high) = [], _MARGIN
+        for name, watch in list(feature.unjudged.watches.items()):
+            firing, state = watch.state.firing, watch.state
+            if firing is not None and feature.last_at - firing.at > _LONGEST_US:
+                feature.unjudged.anew(name)
+                why = "has been like this for 14 days: learned anew"
+                alerts += self._ended(feature, f"{UNJUDGED}{name}", why)
+                alerts += self._left(feature, name, feature.last_at)
+                continue
+            moved = feature.every_blind(name) / (state.every or 1.0)
+            if state.baseline is not None and firing is None and not low <= moved <= high:
+                watch.limit()
         return alerts
 
     def _relearn(self, feature: Feature, name: str, since: int) -> None:
@@ -287,7 +398,7 @@ class Drift:
         alert = feature.alerts.pop(name, None)
         if alert is None:
             return []
-        signal = self._services.catalogue().get(name)
+        signal = signal_named(self._services.catalogue(), name)
         title = signal.title if signal is not None else name
         return [_resolved(alert, feature.last_at, f"{title} of `{feature.name}` {why}.")]
 

@@ -18,6 +18,7 @@ _MOST = 14
 _LONGEST_RUN = 8
 _REACH = 240
 _SMALL, _CLOSE = 20, 120
+_EACH = re.compile(r"\b(?:per|each|every|apiece)\b", re.IGNORECASE)
 
 
 def reckons(value: Value, known: Sequence[Value], answer: str) -> bool:
@@ -28,7 +29,7 @@ def reckons(value: Value, known: Sequence[Value], answer: str) -> bool:
     others = [other for other in known if other.kind == "number" and other.numbers]
     near = sorted(others, key=lambda other: abs(other.start - value.start))[:_MOST]
     if value.numbers[0] < _SMALL:
-        return _small(value, near)
+        return _small(value, near) or _multiplied(value, near, answer)
     numbers = [other.numbers[0] for other in sorted(near, key=lambda other: other.start)]
     half = 0.5 * 10.0 ** -max(value.places, 0) + 1e-9
     return any(
@@ -46,6 +47,24 @@ def _small(value: Value, near: Sequence[Value]) -> bool:
         for first, second in combinations(close[:4], 2)
         if min(first, second) > 1
     )
+
+
+def _multiplied(value: Value, near: Sequence[Value], answer: str) -> bool:
+    """Whether a small number is so many each of so many: "2 bags per passenger, two passengers".
+
+    One of the two factors is said of each; the other, and the product, stand within reach of it.
+    """
+    close = [other for other in near if abs(other.start - value.start) < _REACH]
+    for one in close:
+        if _EACH.search(answer, one.end, one.end + 40) is None or one.numbers[0] <= 1:
+            continue
+        if any(
+            other is not one and other.numbers[0] > 1
+            and one.numbers[0] * other.numbers[0] == value.numbers[0]
+            for other in close
+        ):  # fmt: skip
+            return True
+    return False
 
 
 def _speaks_of_it(value: Value, answer: str) -> bool:

@@ -284,6 +284,26 @@ DELETE FROM conversations WHERE number = ?;
 -- name: conversation_delete_items
 DELETE FROM conversation_items WHERE place >= ? AND place < ?;
 
+-- name: conversation_delete_some
+DELETE FROM conversation_items WHERE place IN (
+    SELECT place FROM conversation_items WHERE place >= ? AND place < ? ORDER BY place LIMIT ?
+);
+
+-- name: conversation_bury
+UPDATE conversations SET id = ?, created_at = 0 WHERE number = ?;
+
+-- name: conversations_idle
+SELECT number FROM conversations
+WHERE number >= ? AND number <= ? AND created_at < ?
+AND NOT EXISTS (SELECT 1 FROM operations WHERE operations.conversation_id = conversations.id)
+AND coalesce((
+    SELECT at FROM conversation_items
+    WHERE place >= conversations.number * 16777216
+    AND place < (conversations.number + 1) * 16777216
+    ORDER BY place DESC LIMIT 1
+), 0) < ?
+ORDER BY number LIMIT ?;
+
 -- name: conversation_holder
 SELECT held_by, EXISTS (
     SELECT 1 FROM operations

@@ -11,6 +11,7 @@ from tocsin.core.wire.responses.objects import (
     input_tokens_object,
     item_list,
     skeleton,
+    unfolded,
     usage_object,
 )
 from tocsin.core.wire.responses.request import (
@@ -52,6 +53,7 @@ __all__ = [
     "request_from",
     "skeleton",
     "sse",
+    "unfolded",
     "upstream_request",
     "usage_object",
 ]

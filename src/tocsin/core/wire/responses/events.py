@@ -35,6 +35,7 @@ from tocsin.core.wire.responses.joining import (
     sound_item,
     sound_part,
 )
+from tocsin.core.wire.responses.objects import compaction_summary
 from tocsin.core.wire.responses.request import NewId, id_prefix
 
 Written = tuple[str, bytes]
@@ -81,6 +82,13 @@ class EventWriter:
         items: list[dict[str, Any]] = self._response["output"]
         return items
 
+    @property
+    def lead(self) -> int:
+        """How many items at the beginning are of our own making: compactions of what came before.
+        What the upstream says stands behind them."""
+        ours = (compaction_summary(item) is not None for item in self.output)
+        return next((at for at, our in enumerate(ours) if not our), len(self.output))
+
     def take(self) -> list[Written]:
         """The events since the last time."""
         found = self._out
@@ -101,6 +109,13 @@ class EventWriter:
 
     def _say(self, kind: str, **fields: Any) -> None:
         self.write({"type": kind, "sequence_number": self.number, **fields})
+
+    def put(self, item: dict[str, Any]) -> None:
+        """Write an item of ours, whole."""
+        index = len(self.output)
+        self.output.append(item)
+        for kind in ("response.output_item.added", "response.output_item.done"):
+            self._say(kind, output_index=index, item=item)
 
     # -- what a model says --
 
@@ -415,17 +430,19 @@ class EventWriter:
             self.number = event.number + 1
 
     def fill(self, items: list[dict[str, Any]]) -> None:
-        """Write what is missing to make the output ``items``, which are whole.
+        """Write what is missing to make the output, behind what we have put there, ``items``, which
+        are whole.
 
         Raises ``Mismatch``, and writes nothing, when what stands there is no beginning of them.
         """
-        have = self.response["output"]
+        lead = self.lead
+        have = self.response["output"][lead:]
         if len(have) > len(items):
             raise Mismatch("more items were given than there are")
         for index, item in enumerate(have):
-            check_beginning(item, items[index], self._open.get(index))
+            check_beginning(item, items[index], self._open.get(lead + index))
         for index, item in enumerate(items):
-            entry = self._open.get(index)
+            entry = self._open.get(lead + index)
             if entry is not None:
                 self._complete(entry, item)
             elif index >= len(have):

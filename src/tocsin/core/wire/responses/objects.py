@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tocsin.core.interaction import Usage
-from tocsin.core.wire.responses.request import ResponseRequest
+from tocsin.core.wire.responses.request import ResponseRequest, items_of
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -169,23 +169,56 @@ def compaction_object(
     }
 
 
-def compaction_item(item_id: str, summary: str) -> dict[str, Any]:
+def compaction_item(
+    item_id: str,
+    summary: str,
+    *,
+    window: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None,
+) -> dict[str, Any]:
     """An item that stands for the history that ``summary`` sums up.
 
-    Its content is opaque to clients, as the API has it, but no secret: whoever has the item had the
-    history.
+    With a ``window`` it stands for everything before it: the summary is read between these items
+    (see ``unfolded``). Its content is opaque to clients, as the API has it, but no secret: whoever
+    has the item had the history.
     """
-    content = _OURS + urlsafe_b64encode(_encode({"summary": summary})).decode()
+    said: dict[str, Any] = {"summary": summary}
+    if window is not None:
+        said["window"] = window
+    content = _OURS + urlsafe_b64encode(_encode(said)).decode()
     return {"id": item_id, "type": "compaction", "encrypted_content": content}
 
 
 def compaction_summary(item: Mapping[str, Any]) -> str | None:
     """The summary in a compaction item that we wrote; ``None`` for anybody else's."""
+    summary = _said_in(item).get("summary")
+    return summary if isinstance(summary, str) else None
+
+
+def _said_in(item: Mapping[str, Any]) -> dict[str, Any]:
     content = item.get("encrypted_content")
     if not isinstance(content, str) or not content.startswith(_OURS):
-        return None
+        return {}
     try:
-        summary = _decode(urlsafe_b64decode(content.removeprefix(_OURS))).get("summary")
-    except (Base64Error, ValueError, msgspec.DecodeError):
-        return None
-    return summary if isinstance(summary, str) else None
+        return _decode(urlsafe_b64decode(content.removeprefix(_OURS)))
+    except (Base64Error, ValueError, RecursionError, msgspec.DecodeError):
+        return {}
+
+
+def unfolded(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items as a model is shown them: the last compaction item with a window stands for all that
+    is before it. Raises ``BadRequest`` for one whose window holds no items."""
+    for index in range(len(items) - 1, -1, -1):
+        if items[index].get("type") != "compaction":
+            continue
+        said = _said_in(items[index])
+        window, summary = said.get("window"), said.get("summary")
+        if isinstance(window, list) and len(window) == 2 and isinstance(summary, str):
+            # Whoever sends it may have written it: its items are checked like any other.
+            first, last = (items_of(part, _unnamed, f"input[{index}]") for part in window)
+            made = compaction_item(str(items[index].get("id")), summary)
+            return [*first, made, *last, *items[index + 1 :]]
+    return list(items)
+
+
+def _unnamed(prefix: str) -> str:
+    return f"{prefix}_0"

@@ -33,7 +33,10 @@ class ResponsesReader(UpstreamReader):
 
     def __init__(self, writer: EventWriter) -> None:
         super().__init__(writer)
-        self._places: dict[int, int] = {index: index for index in range(len(writer.output))}
+        lead = writer.lead
+        self._places: dict[int, int] = {
+            index - lead: index for index in range(lead, len(writer.output))
+        }
         """Where the upstream's items stand in our output."""
 
     def event(self, payload: bytes) -> None:

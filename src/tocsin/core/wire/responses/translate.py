@@ -163,6 +163,11 @@ class Translator:
             writer.state("response.in_progress")
         return writer.take()
 
+    def compacted(self, item: dict[str, Any]) -> list[Written]:
+        """What came before was compacted: this item stands for it. Before the answer's first."""
+        self._writer.put(item)
+        return self._writer.take()
+
     def feed(self, chunk: bytes) -> list[Written]:
         """Take in bytes of the upstream's stream, cut anywhere. An upstream that answers with one
         JSON body all the same is read at ``finish``.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from tocsin.core.errors import BadRequest
-from tocsin.core.wire.responses.objects import compaction_summary
+from tocsin.core.wire.responses.objects import compaction_summary, unfolded
 from tocsin.core.wire.responses.request import ResponseRequest
 from tocsin.core.wire.responses.upstream_chat import chat_body
 from tocsin.core.wire.responses.upstream_items import SUMMARY_INTRO, is_sealed, text_of_parts
@@ -56,7 +56,7 @@ def upstream_request(
     needs a limit, where the request states none; with ``background`` a ``responses`` upstream keeps
     the answer and works on it by itself. Raises ``BadRequest`` for what the API has no words for.
     """
-    items = (*history, *request.items)
+    items = unfolded((*history, *request.items))
     if api == "chat":
         return "/v1/chat/completions", _encode(chat_body(request, items, stream=stream))
     if api == "messages":
