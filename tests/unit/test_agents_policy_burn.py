@@ -12,7 +12,7 @@ from tocsin.core.domain import Alert
 from tocsin.core.interaction import Interaction
 from tocsin.core.signals import unscored
 from tocsin.core.supervision import Burn
-from tocsin.domains.agents.burn import MEMORY_DAYS, Spend
+from tocsin.domains.agents.burn import MEMORY_DAYS, BurnRules, Spend
 from tocsin.domains.agents.detectors import MOST_SUBJECTS, BurnRate, burn_detector
 from tocsin.testing import ScriptedServices
 
@@ -46,6 +46,38 @@ def test_a_smooth_exponential_through_them_alerts_by_410_dollars(
     alerts, total = watched(interactions(smooth(usd, seed)))
     assert "keeps multiplying" in alerts[0].summary
     assert total <= 410
+
+
+@pytest.mark.parametrize("seed", [9, 23, 38, 55, 69])
+def test_dear_calls_in_a_rough_order_are_seen_to_multiply_by_410_dollars(seed: int) -> None:
+    alerts, total = watched(interactions(smooth(1.0, seed)))
+    assert "keeps multiplying" in alerts[0].summary
+    assert total <= 410
+
+
+DEAR_STEADY: dict[str, Any] = {"usd_day": 20.0, "calls_day": 20.0}
+DEAR_NEW: dict[str, Any] = {
+    "usd_day": 15.0,
+    "calls_day": 15.0,
+    "office": True,
+    "begins_day": 8.2,
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "seed"), [(DEAR_STEADY, 20), (DEAR_STEADY, 27), (DEAR_NEW, 4), (DEAR_NEW, 12)]
+)
+def test_chance_among_few_dear_calls_is_not_taken_for_growth(
+    shape: dict[str, Any], seed: int
+) -> None:
+    def growing(rules: BurnRules) -> list[str]:
+        detector = BurnRate(rules)
+        calls = interactions(ordinary(seed, weeks=6, **shape))
+        alerts = [alert for call in calls for alert in detector.observe(unscored(call))]
+        return [alert.summary for alert in alerts if "multiplying" in alert.summary]
+
+    assert growing(BurnRules()) == []
+    assert growing(BurnRules(growth_sure=0.0)), "these weeks would be, without the margin"
 
 
 SHAPES: tuple[dict[str, Any], ...] = (

@@ -67,6 +67,10 @@ class BurnRules(msgspec.Struct, frozen=True, kw_only=True):
     growth_total: float = 3.6
     """... and the last has so many times the first."""
     growth_deviations: float = 3.0
+    growth_sure: float = 5.5
+    """From so many standard deviations between the first and the last, a window between may fall
+    one short of its step, as long as it has more than the one before: sums of few dear calls are
+    rough. With fewer, chance would be taken for growth."""
 
 
 class Excess(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,10 +269,11 @@ class Spend:
             last, first = sums[0], sums[3]
             if last < rules.min_usd or first <= 0.0 or last < rules.growth_total * first:
                 continue
-            if last - first < rules.growth_deviations * sqrt(squares):
+            apart = (last - first) / sqrt(squares)
+            if apart < rules.growth_deviations:
                 continue
-            steps = [newer / older for newer, older in pairwise(sums) if older]
-            if len(steps) == 3 and all(rules.growth <= s <= rules.growth_most for s in steps):
+            slack = 1.0 if apart >= rules.growth_sure else 0.0
+            if all(_multiplies(newer, older, rules, slack) for newer, older in pairwise(windows)):
                 return Excess(kind="growth", window_s=window_s, usd=last, usual=first)
         return None
 
@@ -300,3 +305,15 @@ class Spend:
                     for i in range(4)
                 ],
             )
+
+
+def _multiplies(
+    newer: tuple[float, float], older: tuple[float, float], rules: BurnRules, slack: float
+) -> bool:
+    """Whether a window has so many times what the one before it had, ``slack`` standard deviations
+    aside. Of each window: dollars, and their squares, whose sum is the variance."""
+    (dollars, squares), (before, before_squares) = newer, older
+    if before <= 0.0 or not before <= dollars <= rules.growth_most * before:
+        return False
+    rough = slack * sqrt(squares + rules.growth**2 * before_squares)
+    return dollars >= rules.growth * before - rough
