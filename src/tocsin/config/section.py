@@ -10,7 +10,8 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 class Section(BaseModel):
     """A table: no unknown names, never changed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Only the whole is ever validated: a validator for each table would be built for nothing.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -80,7 +80,8 @@ def usd(nano: int | None) -> str | None:
 class Args(BaseModel):
     """Arguments of one route: path and query parameters, and ``body`` where there is one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built when first used: most processes never answer most of these routes.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ById(Args):
@@ -144,7 +145,7 @@ class NewKey(BaseModel):
     """A key to issue."""
 
     # Strict: JSON has numbers of its own, so a number in quotes is a mistake.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
     name: KeyName = Field(description="Who or what will use it.")
     role: IssuableRole = Field("caller", description="What it may do.")
     features: Annotated[list[FeatureName], Field(max_length=100)] = Field(
@@ -164,7 +165,9 @@ class View(BaseModel):
     """Base of every answer."""
 
     model_config = ConfigDict(
-        from_attributes=True, json_schema_serialization_defaults_required=True
+        from_attributes=True,
+        json_schema_serialization_defaults_required=True,
+        defer_build=True,
     )
 
 

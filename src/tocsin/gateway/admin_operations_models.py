@@ -30,7 +30,7 @@ def _float(value: object) -> object:
 
 class _Body(BaseModel):
     # Strict: JSON has numbers of its own, so a number in quotes is a mistake.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 # -- what routes take --

@@ -32,7 +32,7 @@ Units = Annotated[int, Field(ge=0, le=_MOST_UNITS), BeforeValidator(_integral)]
 
 class _Body(BaseModel):
     # Strict: JSON has numbers of its own, so a number in quotes is a mistake.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 # -- what routes take --
