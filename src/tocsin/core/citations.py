@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from tocsin.core.patterns import lazily
+
 
 class Citation(msgspec.Struct, frozen=True, gc=False):
     """One citation: a label (``3``, ``doc-3``), an address, or a source in words."""
@@ -15,9 +17,9 @@ class Citation(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-URL = re.compile(r"\b(?:https?://|www\.)[^\s<>\"'`\])}|]{2,400}", re.IGNORECASE)
-_CODE_BLOCK = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
-_LABEL = re.compile(
+URL = lazily(r"\b(?:https?://|www\.)[^\s<>\"'`\])}|]{2,400}", re.IGNORECASE)
+_CODE_BLOCK = lazily(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
+_LABEL = lazily(
     r"(?<![\w\])])\[\^?((?:(?:doc|document|source|passage|ref|chunk|result|p|s)[ _:#-]{0,2})?"
     r"\d{1,4}(?:\s*[,;–-]\s*\d{1,4}){0,9}|[A-Za-z][\w.-]{0,30}\d[\w.-]{0,20})\](?!\()"
     r"|(?<=[\w.,;:!?)\]\"”])\[\^?((?:doc|source|ref)?[ _:#-]?\d{1,4}(?:\s*[,;–-]\s*\d{1,4}){0,9}"
@@ -25,20 +27,18 @@ _LABEL = re.compile(
     r"|【(\d{1,4})(?::\d{1,4})?[^】\n]{0,60}】",
     re.IGNORECASE,
 )
-_SOURCE = re.compile(
+_SOURCE = lazily(
     r"[(\[](?:source|sources|see|ref|reference|cited from|quelle|fuente|fonte)s?\s*[:：]\s*"
     r"([^)\]\n]{2,200})[)\]]",
     re.IGNORECASE,
 )
-_DEFINED = re.compile(r"^[ \t]*\[\^?([\w-]{1,20})\][ \t:]+(\S[^\n]{3,300})$", re.MULTILINE)
+_DEFINED = lazily(r"^[ \t]*\[\^?([\w-]{1,20})\][ \t:]+(\S[^\n]{3,300})$", re.MULTILINE)
 _NUMBERED_SOURCE = (
     r"(?:\[\^?{n}\]|(?:doc|document|source|passage|chunk|result|reference|section|excerpt|snippet"
     r"|page|paragraph|ref)s?[ _:#\-\"']{{0,3}}0*{n}\b|\b(?:id|index|idx|number|no|rank|position)"
     r"\"?'?\s*[:=]\s*[\"']?(?:[a-z]{{1,9}}[-_ ])?{n}\b|<index>\s*{n}\b|^\s*\(?{n}[.):]\s)"
 )
-_ANY_LABEL = re.compile(
-    r"\[\^?\d{1,3}\]|\b(?:doc|document|source|passage)[ _:#-]?\d", re.IGNORECASE
-)
+_ANY_LABEL = lazily(r"\[\^?\d{1,3}\]|\b(?:doc|document|source|passage)[ _:#-]?\d", re.IGNORECASE)
 
 
 def citations_of(answer: str) -> list[Citation]:

@@ -9,6 +9,7 @@ import msgspec
 from tocsin.core.interaction import Entry
 from tocsin.core.lexicon import lexicon
 from tocsin.core.messages import Message
+from tocsin.core.patterns import lazily
 
 MAX_TEXT = 64 * 1024
 """Characters of a request's texts that are read closely, the latest first."""
@@ -17,13 +18,13 @@ _MAX_LEAVES = 2_000
 
 _decode = msgspec.json.Decoder().decode
 
-_TAGGED = re.compile(
+_TAGGED = lazily(
     r"<(context|contexts|documents?|docs?|passages?|sources?|search_results?|results?|excerpts?"
     r"|knowledge|references?|retrieved[\w-]{0,24}|article|transcript|data|files?|emails?|webpage"
     r"|page|faq|evidence|snippets?|chunks?)\b[^>\n]{0,200}>(.*?)</\1\s*>",
     re.IGNORECASE | re.DOTALL,
 )
-_HEADED = re.compile(
+_HEADED = lazily(
     r"\n[ \t]*(?:#{1,4} *|\*\*)?((?:(?:relevant|retrieved|search|supporting|reference|provided"
     r"|background|given|source|additional) ){0,2}(?:contexts?|documents?|sources?|passages?"
     r"|results?|information|excerpts?|knowledge(?: base)?|articles?|transcript|text|evidence"
@@ -31,14 +32,14 @@ _HEADED = re.compile(
     r"|contexto|fuentes|documentos|contesto|fonti))(?:\*\*)?[ \t]*[:：](?:\*\*)?",
     re.IGNORECASE,
 )
-_HEADING_AFTER = re.compile(
+_HEADING_AFTER = lazily(
     r"\n[ \t]*(?:#{1,4} *|\*\*)?(?:(?:user(?:['’]s)? |my |the )?(?:question|query|request)|user"
     r"|answer|instructions?|task|frage|antwort|réponse|pregunta|respuesta|domanda|assistant)"
     r"(?:\*\*)?[ \t]*[:：]|\n(?:-{3,}|={3,})[ \t]*(?=\n|$)",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(r"\n[ \t]*\[\d{1,3}\][ \t:]")
-_GIVEN = re.compile(
+_NUMBERED = lazily(r"\n[ \t]*\[\d{1,3}\][ \t:]")
+_GIVEN = lazily(
     r"\b(?:(?:based|rely|relying|drawing) (?:only |solely |strictly )?(?:up)?on|using|given|from"
     r"|according to|summari[sz]e|extract [\w ]{1,30} from|answer [\w ]{0,40}from|read) "
     r"(?:only )?(?:the |this |these )(?:following |provided |above |below |given )?"
@@ -51,7 +52,7 @@ _LONG = 300
 _HEAD, _TAIL = 1500, 500
 """Where in a request it is looked for what it is about."""
 
-_NOTHING = re.compile(
+_NOTHING = lazily(
     r"^[\s\"'`.\[\]{}()<>*\-]*(?:none|null|nil|n/a|nothing|empty|\(?no (?:\w+ ){0,3}(?:results?"
     r"|documents?|context|matches|passages|records|data|information|sources|entries|hits|items)"
     r"(?: (?:found|available|matched|returned|retrieved|provided|were found|was found)"
@@ -60,13 +61,13 @@ _NOTHING = re.compile(
     r"[\s\"'`.!\[\]{}()<>*\-]*$",
     re.IGNORECASE,
 )
-_EMPTY_OBJECT = re.compile(
+_EMPTY_OBJECT = lazily(
     r"^\s*\{\s*(?:\"[\w-]{1,40}\"\s*:"
     r"\s*(?:\[\s*\]|\{\s*\}|null|0|\"\"|false|true|\"[\w .-]{0,40}\")"
     r"\s*(?:,\s*|(?=\})))*\}\s*$"
 )
-_HOLLOW = re.compile(r"\[\s*\]|\{\s*\}|:\s*null")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"/\\]))")
+_HOLLOW = lazily(r"\[\s*\]|\{\s*\}|:\s*null")
+_ESCAPE = lazily(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"/\\]))")
 _PLAIN_ESCAPES = {"n": "\n", "r": "\n", "t": " ", '"': '"', "/": "/", "\\": "\\"}
 
 

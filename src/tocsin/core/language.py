@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from tocsin.core.lexicon import lexicon
+from tocsin.core.patterns import lazily
 
 SAMPLE = 240
 """Characters of prose that tell a language; more tell it no better and cost time."""
@@ -17,11 +18,9 @@ _TOLD = 0.6
 """The classifier's certainty from which its word counts ..."""
 SURE = 0.8
 """... and that both texts need for a verdict that they differ."""
-_CODE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]{0,200}`|https?://\S{1,300}|<[^<>\n]{1,200}>", re.DOTALL
-)
+_CODE = lazily(r"```.*?(?:```|\Z)|`[^`\n]{0,200}`|https?://\S{1,300}|<[^<>\n]{1,200}>", re.DOTALL)
 _NOT_LETTERS = bytes(c for c in range(256) if not chr(c).isalpha() or c > 127)
-_FOREIGN = re.compile("[\u0370-\u1dff\u1f00-\u1fff\u2c00-\udfff\uf900-\ufdff\uff66-\uffdc]")
+_FOREIGN = lazily("[\u0370-\u1dff\u1f00-\u1fff\u2c00-\udfff\uf900-\ufdff\uff66-\uffdc]")
 _SCRIPTS: tuple[tuple[str, str], ...] = (
     ("Cyrillic", "\u0400-\u052f"),
     ("Greek", "\u0370-\u03ff\u1f00-\u1fff"),
@@ -35,7 +34,7 @@ _SCRIPTS: tuple[tuple[str, str], ...] = (
     ("Tamil", "\u0b80-\u0bff"),
     ("Thai", "\u0e00-\u0e7f"),
 )
-_PATTERNS = tuple((name, re.compile(f"[{ranges}]")) for name, ranges in _SCRIPTS)
+_PATTERNS = tuple((name, lazily(f"[{ranges}]")) for name, ranges in _SCRIPTS)
 _UNSPACED = frozenset(("Han", "Kana", "Thai"))
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from tocsin.core.lexicon import any_in
+from tocsin.core.patterns import lazily
 
 Form = Literal["bracketed", "words", "lettered"]
 
@@ -37,32 +38,30 @@ class Pick(msgspec.Struct, frozen=True):
 
 
 _MOST = 26
-_BRACKETED = re.compile(r"\[{1,2}([^\[\]\n]{1,40})\]{1,2}(?!\()")
-_QUOTED = re.compile(r"[\"“„«]([^\"“”„«»\n]{1,40})[\"”“»]|(?<!\w)['‘`]([^'‘’`\n]{1,40})['’`](?!\w)")
+_BRACKETED = lazily(r"\[{1,2}([^\[\]\n]{1,40})\]{1,2}(?!\()")
+_QUOTED = lazily(r"[\"“„«]([^\"“”„«»\n]{1,40})[\"”“»]|(?<!\w)['‘`]([^'‘’`\n]{1,40})['’`](?!\w)")
 _OR = r"(?:or|oder|ou|o|ó|u|of|eller|lub|или|або|または|或|/|\|)"
-_JOIN = re.compile(r"[\"'“”‘’`«»„.]*\s*(?:[,;]\s*(?:and|und|et|y|e)?|and)?\s*[\"'“”‘’`«»„]*")
-_JOIN_OR = re.compile(r"[\"'“”‘’`«»„.]*\s*,?\s*(?:either\s)?" + _OR + r"\s*[\"'“”‘’`«»„]*", re.I)
+_JOIN = lazily(r"[\"'“”‘’`«»„.]*\s*(?:[,;]\s*(?:and|und|et|y|e)?|and)?\s*[\"'“”‘’`«»„]*")
+_JOIN_OR = lazily(r"[\"'“”‘’`«»„.]*\s*,?\s*(?:either\s)?" + _OR + r"\s*[\"'“”‘’`«»„]*", re.I)
 _GAP = 16
-_CUE = re.compile(
+_CUE = lazily(
     r"\b(?:answer|respond|reply|choose|select|pick|classify|label|categori[sz]e|decide|judge|rate"
     r"|antworte\w*|wähle|réponds|répondez|choisi\w*|responde\w*|contesta|elige|escoge|rispondi"
     r"|scegli|responda|escolha)\b",
     re.I,
 )
-_TELL = re.compile(r"\b(?:say|output|return|print|write|state|give|gib|sage|dis|di|diga)\b", re.I)
+_TELL = lazily(r"\b(?:say|output|return|print|write|state|give|gib|sage|dis|di|diga)\b", re.I)
 """Cues, too, but where code is asked for they say what the code does."""
-_CODING = re.compile(
-    r"```|\b(?:code|function|method|script|program|class|api|column|field)\b", re.I
-)
+_CODING = lazily(r"```|\b(?:code|function|method|script|program|class|api|column|field)\b", re.I)
 _CUE_BEFORE = 120
-_PICK_CUE = re.compile(
+_PICK_CUE = lazily(
     r"\b(?:(?:choose|pick|select) (?:the|one|an?|only|exactly|which|your|from)\b|multiple[- ]choice"
     r"|(?:best|correct|right|single) (?:single )?(?:answer|option|choice)"
     r"|(?:answer|option|choice) (?:letter|number)|wähle (?:die|eine)|choisi\w* (?:la|une|l')"
     r"|eli[gj]e (?:la|una)|escoge (?:la|una)|scegli (?:la|una)|escolha (?:a|uma))",
     re.I,
 )
-_ASKS = re.compile(
+_ASKS = lazily(
     r"\?|_{3}|\b(?:question|which|what|antwort|frage|réponse|respuesta|risposta|resposta"
     r"|(?:most|least|best) (?:likely|appropriate|suitable)|called an?|called a/an)\b",
     re.I,
@@ -73,12 +72,12 @@ _TAIL = 600
 """Characters from the last option's label to the end of the request."""
 _OPTION = 400
 """Characters of an option."""
-_SEVERAL = re.compile(
+_SEVERAL = lazily(
     r"\b(?:all that apply|(?:select|choose|pick|check|mark) (?:all|any|two|three|several|multiple"
     r"|one or more|at least one))\b",
     re.I,
 )
-_MARK = re.compile(r"(?<!\S)(\(|\[(?!\d))?([A-Za-z]|\d{1,2})([.):\]]{1,2})(?=\s)")
+_MARK = lazily(r"(?<!\S)(\(|\[(?!\d))?([A-Za-z]|\d{1,2})([.):\]]{1,2})(?=\s)")
 _SECONDS = ("B)", "B.", "b)", "b.", "2.", "2)", "B:", "B]", "b:")
 """What every list of options has."""
 _PAIRS: tuple[tuple[str, ...], ...] = (
@@ -91,16 +90,16 @@ _PAIRS: tuple[tuple[str, ...], ...] = (
 )  # fmt: skip
 """Options that are named without any mark; longer lists first."""
 _BETWEEN = rf"\s?(?:,\s?{_OR}?|{_OR})\s?"
-_PAIR = re.compile(
+_PAIR = lazily(
     rf"(?<!\w)(?:{'|'.join(_BETWEEN.join(map(re.escape, words)) for words in _PAIRS)})(?!\w)", re.I
 )
-_WORD = re.compile(r"[^\W\d_]+")
-_AFTER_PAIR = re.compile(r"[\"'”’*`]{0,2}\s?(?:[?:)\]]|$|\n)")
+_WORD = lazily(r"[^\W\d_]+")
+_AFTER_PAIR = lazily(r"[\"'”’*`]{0,2}\s?(?:[?:)\]]|$|\n)")
 _HINTS = (
     "positive", "yes", "true", "agree", "correct", "pass", "ja ", "ja,", "ja/", "oui", "sí", "si o",
     "si/", "sì", "sim ", "sim/", "wahr", "richtig", "vrai", "verdade", "vero", "да", "はい", "是",
 )  # fmt: skip
-_ONE_OF = re.compile(
+_ONE_OF = lazily(
     r"\b(?:one of|one word|single word|one label|one category|eine[ns]? von|l'un de|uno de|una de"
     r"|uno di|um de)\b[^\n:.]{0,60}:[ \t]?([^\n]{3,400})"
     r"|\b(?:classify|label|categori[sz]e)\b[^\n:.]{0,80}?\b(?:as|into)\b:? (?:either )?"
@@ -109,12 +108,12 @@ _ONE_OF = re.compile(
     r" (?!the\b|these\b|those\b|my\b|your\b|our\b)([^\n]{3,300})",
     re.I,
 )
-_CUT = re.compile(r"[.;:?!()\n]| based\b| depending\b| and (?:then|return|explain|give)\b")
-_SPLIT = re.compile(rf"\s?(?:,\s?(?:{_OR}\b|and\b)?|/|\||\b(?:{_OR}|and)\b)\s?", re.I)
-_LIST_CUE = re.compile(
+_CUT = lazily(r"[.;:?!()\n]| based\b| depending\b| and (?:then|return|explain|give)\b")
+_SPLIT = lazily(rf"\s?(?:,\s?(?:{_OR}\b|and\b)?|/|\||\b(?:{_OR}|and)\b)\s?", re.I)
+_LIST_CUE = lazily(
     r"(?:\bone\b|\bsingle\b|\bexactly\b|classify|categori[sz]e|\blabel)[^\n]{0,120}:[ \t]?$", re.I
 )
-_BULLET = re.compile(r"[ \t]{0,8}[-*•][ \t]+(\S[^\n]{0,80})")
+_BULLET = lazily(r"[ \t]{0,8}[-*•][ \t]+(\S[^\n]{0,80})")
 _STRIP = " \t\r\n*_`\"'“”‘’«».,;:!?()[]{}#>"
 
 
@@ -296,27 +295,27 @@ def _bullets(text: str) -> Choices | None:
 # -- the answer --
 
 _MARKUP = str.maketrans("", "", "*_`#")
-_SENTENCE = re.compile(r"[.!?\n]")
-_FINAL = re.compile(
+_SENTENCE = lazily(r"[.!?\n]")
+_FINAL = lazily(
     r"\b(?:answer|verdict|result|conclusion|label|category|classification|sentiment|select|choose"
     r"|pick|correct|antwort|lösung|réponse|respuesta|risposta|resposta|ответ|回答|答案)\b",
     re.I,
 )
 """What an answer follows ..."""
-_LEADS = re.compile(r"\b(?:choice|option|opción|therefore|thus|hence|so)\b", re.I)
+_LEADS = lazily(r"\b(?:choice|option|opción|therefore|thus|hence|so)\b", re.I)
 """... and what it may follow where none of those stands."""
-_DENIED = re.compile(r"[^.\n]{0,60}\b(?:not|isn't|incorrect|wrong|false|inappropriate|unlikely)\b")
-_FILLER = re.compile(
+_DENIED = lazily(r"[^.\n]{0,60}\b(?:not|isn't|incorrect|wrong|false|inappropriate|unlikely)\b")
+_FILLER = lazily(
     r"(?:\s|[:=,\-–>→\"'“‘«(\[]|\b(?:is|are|be|would|ist|est|es|è|é|the|la|le|die|der|option|choice"
     r"|letter|to|this|that|for|question|answer|correct|best|most|likely|probably|definitely|final|therefore|thus)\b){0,12}+",
     re.I,
 )
-_LABEL = re.compile(r"[(\[]?([A-Za-z]|\d{1,2})(?![\w'’])")
-_LABEL_FIRST = re.compile(r"\W{0,8}([A-Za-z]|\d{1,2})(?:[).:\],]|\s?$|\s?\n|\s[-–—]\s)")
-_LABELS = re.compile(r"[(\[]([A-Za-z]|\d{1,2})[)\]]")
-_ARTICLE = re.compile(r"[aA]\s+(?!because|since|as\b|$)[a-z]")
-_AND = re.compile(r"[)\].]{0,2}\s?(?:,|and|or|&|/)\s?[(\[]?([A-Z]|\d{1,2})[)\].,\s]")
-_MIGHT = re.compile(r"\b(?:might|may|could|would|can)\s$", re.I)
+_LABEL = lazily(r"[(\[]?([A-Za-z]|\d{1,2})(?![\w'’])")
+_LABEL_FIRST = lazily(r"\W{0,8}([A-Za-z]|\d{1,2})(?:[).:\],]|\s?$|\s?\n|\s[-–—]\s)")
+_LABELS = lazily(r"[(\[]([A-Za-z]|\d{1,2})[)\]]")
+_ARTICLE = lazily(r"[aA]\s+(?!because|since|as\b|$)[a-z]")
+_AND = lazily(r"[)\].]{0,2}\s?(?:,|and|or|&|/)\s?[(\[]?([A-Z]|\d{1,2})[)\].,\s]")
+_MIGHT = lazily(r"\b(?:might|may|could|would|can)\s$", re.I)
 """Before a verb: "some might choose (A)" gives nothing."""
 _ENDS = 600
 """Characters at either end of an answer in which an option without a mark is looked for."""

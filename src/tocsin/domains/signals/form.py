@@ -1,11 +1,11 @@
 """The evaluator of an answer's form: what was asked for, and what came."""
 
-import re
 from collections.abc import Mapping
 from hashlib import blake2b
 
 from tocsin.core.interaction import Entry, Interaction, Operation
 from tocsin.core.language import Told
+from tocsin.core.patterns import lazily
 from tocsin.core.refusals import refused
 from tocsin.core.score import Score
 from tocsin.core.signals import Signal
@@ -167,9 +167,9 @@ FORM_SIGNALS: tuple[Signal, ...] = (
     ),
 )
 
-_LIST = re.compile(r"\n[ \t]{0,8}(?:[-*+•]|\d{1,3}[.)])[ \t]{1,8}\S")
-_TABLE = re.compile(r"\n[ \t]{0,8}\|?[ \t]{0,8}:?-{2,80}:?[ \t]{0,8}\|[-:| \t]*(?:\n|\Z)")
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_LIST = lazily(r"\n[ \t]{0,8}(?:[-*+•]|\d{1,3}[.)])[ \t]{1,8}\S")
+_TABLE = lazily(r"\n[ \t]{0,8}\|?[ \t]{0,8}:?-{2,80}:?[ \t]{0,8}\|[-:| \t]*(?:\n|\Z)")
+_UNSPACED = lazily(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _MID = ",;:([{=+*/÷×<–—-\\"
 """Characters that no answer ends with unless it was cut."""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from tocsin.core.citations import URL
 from tocsin.core.lexicon import lexicon
+from tocsin.core.patterns import lazily
 from tocsin.domains.signals.statements import STOP
 
 Kind = Literal["name", "code", "address"]
@@ -28,13 +29,13 @@ class Name(msgspec.Struct, frozen=True, gc=False):
     """One word that a sentence begins with: a name only if it looks like nothing else."""
 
 
-_EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\b")
-_TOKEN = re.compile(
+_EMAIL = lazily(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\b")
+_TOKEN = lazily(
     r"(?<![^\W_])(?:(?=[^\W_a-z])|(?=[a-z]{1,20}[\d_-]))[^\W_]+(?:[_’'&.\-/](?=[^\W_])[^\W_]+)*"
 )
 """Words that begin with a capital, or may be codes."""
-_CODE = re.compile(r"(?=[^\W\d_]*\d)(?=\d*[^\W\d_])[^\W_]+(?:[_\-][^\W_]+)*$")
-_NO_CODE = re.compile(
+_CODE = lazily(r"(?=[^\W\d_]*\d)(?=\d*[^\W\d_])[^\W_]+(?:[_\-][^\W_]+)*$")
+_NO_CODE = lazily(
     r"\d+(?:[.,]\d+)*(?:st|nd|rd|th|k|m|bn|x|d|h|s|am|pm|kg|g|km|cm|mm|ft|lb|lbs|min|hr|hrs|gb|mb|tb"
     r"|kb|ms|p|c|f|er|e|mi|mph|kwh|kw|w|v|hz|ghz|mhz|px|pt|em)?$"
     r"|\d{1,4}(?-i:[A-Z]?[a-z]{3,12})$",
@@ -42,9 +43,9 @@ _NO_CODE = re.compile(
 )
 """Numbers with a unit or an ending, and with a word that a space is missing before."""
 CONNECTS = lexicon("of the de la le du del della van von der den di da dos bin ibn al")
-_JOINT = re.compile(rf"[ \u00a0’'&*_]*(?: (?:{'|'.join(sorted(CONNECTS))})){{0,2}}[ \u00a0*_&]*")
+_JOINT = lazily(rf"[ \u00a0’'&*_]*(?: (?:{'|'.join(sorted(CONNECTS))})){{0,2}}[ \u00a0*_&]*")
 """What may stand between the words of a name."""
-_BREAK = re.compile(r"[.!?:;…\n|•]|[-–—]\s|\(\s*$|[\"“”„«]\s*$|。|！|？")
+_BREAK = lazily(r"[.!?:;…\n|•]|[-–—]\s|\(\s*$|[\"“”„«]\s*$|。|！|？")
 """What between two words ends a run, or begins a sentence, an item or a quotation."""
 
 _PLAIN = lexicon(
@@ -55,7 +56,7 @@ _PLAIN = lexicon(
     "sorry english german french spanish internet christmas easter tbd n/a na vs dob atm llm "
     "q&a etc tv dvd cd mom dad mum grandma grandpa god lol wow hey yyyy mm dd hh"
 )
-_TEMPLATE = re.compile(r"(?:[YMDHXN]{2,4}[-/.:]?){2,4}$")
+_TEMPLATE = lazily(r"(?:[YMDHXN]{2,4}[-/.:]?){2,4}$")
 _INITIAL_WORDS = lexicon(
     "a about according additionally after afterwards again all alongside also alternatively "
     "although an and another any anyone apart are as aside at based because before besides "
@@ -75,11 +76,11 @@ _INITIAL_WORDS = lexicon(
     "within without yesterday yet you your"
 )
 _GERMAN = lexicon("der die das und ist nicht ein eine mit für den dem")
-_COMMON_END = re.compile(
+_COMMON_END = lazily(
     r"(?:ing|ly|ed|tion|tions|sion|sions|ment|ments|ness|ity|ities|ance|ence|able|ible|ful|less|ive"
     r"|ous|ism|ists?|ers|als|ies|ents?|ants?|ure|ures|age|ages|ship|hood|wise|ward)$"
 )
-_VERB_AFTER = re.compile(
+_VERB_AFTER = lazily(
     r"(?:['’]s\b|\s+(?:is|was|has|had|will|would|and|does|did|can|could|also|who|wants?|went|says?"
     r"|said|tells?|told|asks?|asked|thinks?|feels?|felt|likes?|liked|loves?|loved|enjoys?|enjoyed"
     r"|plans?|planned|mentions?|mentioned|shares?|shared|expresses|expressed|explains?|explained"

@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
+from tocsin.core.patterns import lazily
 from tocsin.domains.signals.evidence import Evidence, Evidences
 from tocsin.domains.signals.reckoning import reckons, reckons_from_records
 from tocsin.domains.signals.statements import content
 from tocsin.domains.signals.values import Day, Value, values_of
 
-_ENUMERATED = re.compile(r"(?:^|\n)[ \t>*_#\-•]*(?:\d{1,3}[.)][ \t])?[*_]*(?:[^\W\d_]+ ){0,3}$")
-_AFTER_NUMBERING = re.compile(r"\**[ \t]*(?:[:.)(]|\*\*)")
-_ABOUT = re.compile(
+_ENUMERATED = lazily(r"(?:^|\n)[ \t>*_#\-•]*(?:\d{1,3}[.)][ \t])?[*_]*(?:[^\W\d_]+ ){0,3}$")
+_AFTER_NUMBERING = lazily(r"\**[ \t]*(?:[:.)(]|\*\*)")
+_ABOUT = lazily(
     r"(?:\b(?:about|around|approximately|approx\.?|roughly|nearly|almost|some|circa|ca\."
     r"|just (?:over|under)|etwa|rund|environ|unos)|[~≈])"
     r"\s*[€£$¥₹]?\s*$",
@@ -35,21 +36,21 @@ _RELATIVE: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"next week|in a week|(?:a|one) week (?:later|after)", (7,)),
 )  # fmt: skip
 """Words that name a day by its distance from another one, and those distances in days."""
-_DISTANCES = tuple((re.compile(rf"\b(?:{words})\b", re.I), steps) for words, steps in _RELATIVE)
-_NEXT_DAY = re.compile(r":\d\d\+1\b")
+_DISTANCES = tuple((lazily(rf"\b(?:{words})\b", re.I), steps) for words, steps in _RELATIVE)
+_NEXT_DAY = lazily(r":\d\d\+1\b")
 """How timetables write an arrival on the next day."""
-_WEEKDAY = re.compile(
+_WEEKDAY = lazily(
     r"\b(last|past|previous|next|coming|this) (mon|tues|wednes|thurs|fri|satur|sun)day\b"
     r"|\b(last|this|past|next) weekend\b",
     re.IGNORECASE,
 )
 _WEEKDAYS = ("mon", "tues", "wednes", "thurs", "fri", "satur", "sun")
-_AGO = re.compile(
+_AGO = lazily(
     r"\b(in |for )?(\d{1,3}|two|three|four|five|six|seven|eight|nine|ten) (day|week|month|year)s?"
     r"(?: (ago|earlier|before|later|from now|after|now))?\b",
     re.IGNORECASE,
 )
-_ITEM = re.compile(r"^([ \t]*)(?:[-*•]|\d{1,2}[.)])[ \t]", re.MULTILINE)
+_ITEM = lazily(r"^([ \t]*)(?:[-*•]|\d{1,2}[.)])[ \t]", re.MULTILINE)
 _COUNTS = {
     "two": 2,
     "three": 3,
@@ -62,13 +63,13 @@ _COUNTS = {
     "ten": 10,
 }
 _MONTHS_AWAY = (
-    (re.compile(r"\b(?:last|previous) month\b|\ba month ago\b", re.IGNORECASE), -1),
-    (re.compile(r"\b(?:next|following|coming) month\b|\bin a month\b", re.IGNORECASE), 1),
-    (re.compile(r"\bthis month\b|\bearlier this\b", re.IGNORECASE), 0),
+    (lazily(r"\b(?:last|previous) month\b|\ba month ago\b", re.IGNORECASE), -1),
+    (lazily(r"\b(?:next|following|coming) month\b|\bin a month\b", re.IGNORECASE), 1),
+    (lazily(r"\bthis month\b|\bearlier this\b", re.IGNORECASE), 0),
 )
 _YEARS_AWAY = (
-    (re.compile(r"\blast year\b|\ba year ago\b|\bprevious year\b", re.IGNORECASE), -1),
-    (re.compile(r"\bnext year\b|\bfollowing year\b|\bin a year\b", re.IGNORECASE), 1),
+    (lazily(r"\blast year\b|\ba year ago\b|\bprevious year\b", re.IGNORECASE), -1),
+    (lazily(r"\bnext year\b|\bfollowing year\b|\bin a year\b", re.IGNORECASE), 1),
 )
 _MOST_DAYS = 64
 _MOST_VALUES = 200
@@ -199,7 +200,7 @@ class Numbers:
         """Long numbers are often parts of ids (``card_4421486``)."""
         if not value.text.isdigit() or len(value.text) < 4:
             return False
-        whole = re.compile(rf"(?<!\d){value.text}(?!\d)")
+        whole = lazily(rf"(?<!\d){value.text}(?!\d)")
         return any(value.text in text.text and whole.search(text.text) for text in self._all.texts)
 
     def _converted(self, value: Value, number: float) -> bool:

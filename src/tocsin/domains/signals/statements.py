@@ -7,8 +7,9 @@ from functools import lru_cache
 import msgspec
 
 from tocsin.core.lexicon import lexicon
+from tocsin.core.patterns import lazily
 
-_SOLID = re.compile(r"\S+")
+_SOLID = lazily(r"\S+")
 _GAPS = {
     code: " "
     for code in (
@@ -20,16 +21,16 @@ _GAPS = {
     if not chr(code).isalnum() and chr(code) not in "'’"
 }
 """What stands between words. A table is ten times as fast as a pattern."""
-_WIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_WIDE = lazily("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Scripts that are written without spaces, or whose words change their ends."""
 
-_ABBREVIATION = re.compile(
+_ABBREVIATION = lazily(
     r"(?:\b(?:mr|mrs|ms|dr|prof|sr|jr|st|no|nr|vs|etc|fig|inc|ltd|co|corp|approx|dept|est|e\.g|i\.e"
     r"|a\.m|p\.m|u\.s|u\.k|z\.b|d\.h|bzw|ca|bspw)|\b[a-z]|(?:^|\n)\s*\d{1,3})\.$",
     re.IGNORECASE,
 )
-_END = re.compile(r"[.!?…]+[\"'”’)\]*_]*(?=\s|$)|[。！？]|\n+")
-_MARKS = re.compile(r"^[\s>#*\-•–+|]+|^\s*(?:\d{1,3}|[a-zA-Z])[.)]\s+|[*_`#|]+(?=\s|$)")
+_END = lazily(r"[.!?…]+[\"'”’)\]*_]*(?=\s|$)|[。！？]|\n+")
+_MARKS = lazily(r"^[\s>#*\-•–+|]+|^\s*(?:\d{1,3}|[a-zA-Z])[.)]\s+|[*_`#|]+(?=\s|$)")
 _LONGEST = 400
 """Characters of a sentence; a longer one is cut at white space."""
 
@@ -58,9 +59,9 @@ NEGATORS = lexicon(
     "keinen keiner nie niemals ohne ne pas jamais aucun aucune sans nunca ningún ninguna sin isn "
     "aren wasn weren don doesn didn won wouldn can't couldn shouldn hasn haven hadn"
 )
-_TURNED = re.compile(r"^(?:non|un|in|im|ir|il|dis)-?(?=[^\W\d_]{4,})")
+_TURNED = lazily(r"^(?:non|un|in|im|ir|il|dis)-?(?=[^\W\d_]{4,})")
 
-_COURTESY = re.compile(
+_COURTESY = lazily(
     r"^(?:(?:please|kindly|thank|thanks|sorry|hello|hi|hey|dear|sure|certainly|of course|great|ok"
     r"|okay|you['’]re welcome|you are welcome|welcome|feel free|let me|would you|do you|could you"
     r"|can you|is there anything|if you (?:have|need|would|want|wish|['’]d|prefer|are|can|could)"
@@ -70,7 +71,7 @@ _COURTESY = re.compile(
     r"|here['’]s|below|in summary|bitte|danke|gern|s['’]il vous|merci|por favor|gracias)\b)",
     re.IGNORECASE,
 )
-_ABSTAINS = re.compile(
+_ABSTAINS = lazily(
     r"\b(?:(?:do|does|did|could|can|was|were|is|are|am|have|has|would|will)(?:n['’]t| not)"
     r"(?: \w+){0,3}? (?:have|find|found|know|sure|able|see|contain\w*|mention\w*|provid\w*"
     r"|includ\w*|say|tell|cover|discuss\w*|indicat\w*|specif\w*|state\w*|available|locate\w*"

@@ -1,10 +1,10 @@
 """The evaluator of what users do next: ask again, or say that the answer was wrong."""
 
-import re
 from collections.abc import Iterator
 
 from tocsin.core.interaction import Entry
 from tocsin.core.lexicon import any_in, lexicon
+from tocsin.core.patterns import lazily
 from tocsin.core.score import Score
 from tocsin.core.signals import Signal
 from tocsin.domains.signals.form import ANSWERING, Scores
@@ -44,9 +44,9 @@ USERS_SIGNALS: tuple[Signal, ...] = (
     ),
 )
 
-_WORD = re.compile(r"\w+")
-_NUMBER = re.compile(r"\d+")
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
+_WORD = lazily(r"\w+")
+_NUMBER = lazily(r"\d+")
+_UNSPACED = lazily(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
 _COMMON = lexicon(
     """
     what when where which whose does this that these those there here with from into have will
@@ -62,9 +62,9 @@ _COMMON = lexicon(
 )
 """Words that two askings of the same may differ in."""
 
-_QUOTES = re.compile(r"\"[^\"\n]{0,200}\"|“[^”\n]{0,200}”|```")
+_QUOTES = lazily(r"\"[^\"\n]{0,200}\"|“[^”\n]{0,200}”|```")
 _THATS = r"(?:that|this|it|your (?:answer|response|code|solution|result|last answer|output))"
-_CORRECTS = re.compile(
+_CORRECTS = lazily(
     rf"\b{_THATS}(?:'s| is|s| was| are| looks?| seems?) (?:\w+ )?(?:wrong|incorrect|not right"
     r"|not correct|not true|not accurate|inaccurate|false|not what i|not it\b|not the (?:right"
     r"|correct|answer|one)|a mistake|nonsense)"
@@ -85,7 +85,7 @@ _CORRECTS = re.compile(
     r"|that is (?:not|wrong)|you|the|not|this|actually|read|check|there)\b"
     r"|^\W*(?:wrong|incorrect|false|not correct)\W*$"
 )
-_CORRECTS_ELSEWHERE = re.compile(
+_CORRECTS_ELSEWHERE = lazily(
     r"\b(?:das|es|die antwort|deine antwort|ihre antwort) (?:ist|war|stimmt)(?: so| leider| aber)?"
     r" (?:falsch|nicht (?:richtig|korrekt|wahr|das)|nicht\b)|\bstimmt (?:so )?nicht\b"
     r"|\bnein, (?:ich (?:meinte|wollte)|das|es|du)|\bich meinte\b|\bdu (?:hast|liegst) "
@@ -120,7 +120,7 @@ _HINTS_ELSEWHERE = (
     "ошиб",
 )  # fmt: skip
 """What a text that either of those finds has in it."""
-_FINE = re.compile(r"^\W*no\b[,.! ]+(?:that's|that is|it's|thanks?|thank|problem|worries|need)")
+_FINE = lazily(r"^\W*no\b[,.! ]+(?:that's|that is|it's|thanks?|thank|problem|worries|need)")
 
 
 class UsersEvaluator:

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from tocsin.core.patterns import lazily
 from tocsin.domains.signals.statements import lowered, stem, tokens
 from tocsin.domains.signals.units import CURRENCIES, SCALES, UNITS, Unit
 
@@ -75,7 +76,7 @@ def _by_stem(names: Iterable[str]) -> dict[str, str]:
 
 
 _MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
-_DATE_WORDS = re.compile(
+_DATE_WORDS = lazily(
     rf"\b(?:(?P<d1>\d{{1,2}})(?:st|nd|rd|th|\.)?(?:[ -]?(?:of|de|-)?[ ]?|-)(?P<m1>{_MONTH})\b\.?"
     rf"(?:(?:,? ?(?:of |de )?|-)(?P<y1>\d{{4}})\b)?"
     rf"|(?P<m2>{_MONTH})\b\.?(?:[ -](?:the )?(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?(?![\d:,.]?\d))?"
@@ -85,22 +86,22 @@ _DATE_WORDS = re.compile(
 _MONTH_STEMS = _by_stem(_MONTHS)
 _BEFORE_MONTH = 10
 """Characters in which a day of the month stands before its name."""
-_CHUNK = re.compile(
+_CHUNK = lazily(
     r"\d(?:\d|[.,:/'’\-](?=\d)|[ \u00a0\u202f](?=\d{3}(?!\d)))*"
     r"(?:T\d\d:\d\d(?::\d\d)?(?:\.\d+)?)?"
 )
-_MERIDIEM = re.compile(r"[ \u00a0]?([ap])\.?[ ]?m\b\.?", re.IGNORECASE)
-_AFTER = re.compile(r"([ \u00a0\u202f-]?)([%‰°€£¥₹$][CF]?|[^\W\d_]{1,12}\.?(?:/[^\W\d_]{1,6})?)")
+_MERIDIEM = lazily(r"[ \u00a0]?([ap])\.?[ ]?m\b\.?", re.IGNORECASE)
+_AFTER = lazily(r"([ \u00a0\u202f-]?)([%‰°€£¥₹$][CF]?|[^\W\d_]{1,12}\.?(?:/[^\W\d_]{1,6})?)")
 _ENDS = ("", ",", '"', "}", "]", ")", ";", ":", "\n")
 _STARTS = ("", '"', "[", "(", "\n", "_", ":")
 """What stands around numbers of JSON and tables: no unit is looked for there."""
-_CURRENCY_BEFORE = re.compile(r"(?:([€£¥₹$])|\b([A-Z]{3}))[ \u00a0]?-?$")
+_CURRENCY_BEFORE = lazily(r"(?:([€£¥₹$])|\b([A-Z]{3}))[ \u00a0]?-?$")
 
-_ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:T(\d\d):(\d\d).*)?$")
-_YEAR_FIRST = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})$")
-_YEAR_LAST = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})$")
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?$")
-_GROUPED = re.compile(r"\d{1,3}(?:[,.'’ \u00a0\u202f]\d{3})+$")
+_ISO = lazily(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:T(\d\d):(\d\d).*)?$")
+_YEAR_FIRST = lazily(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})$")
+_YEAR_LAST = lazily(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})$")
+_CLOCK = lazily(r"(\d{1,2}):(\d\d)(?::(\d\d))?$")
+_GROUPED = lazily(r"\d{1,3}(?:[,.'’ \u00a0\u202f]\d{3})+$")
 _LONGEST = 64
 """Characters of one written number that are read; longer digit runs are codes."""
 
@@ -146,7 +147,7 @@ _WORD_NUMBER = "|".join(
     sorted({w for w in (*_ONES, *_TIMES) if w not in _AMBIGUOUS}, key=len, reverse=True)
 )
 _POWER = "|".join(_POWERS)
-_WORDED = re.compile(
+_WORDED = lazily(
     rf"\b(?:half a |a |an )?(?:{_WORD_NUMBER}|hundred|thousand)\b"
     rf"(?:(?:[ -]|(?: and ))(?:{_WORD_NUMBER}|{_POWER})\b){{0,8}}(?: and a half\b)?",
     re.IGNORECASE,
