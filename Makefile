@@ -29,7 +29,7 @@ up: $(VENV)/.runtime ## Start Tocsin with ./tocsin.toml or the defaults
 	@$(BIN)/tocsin up $(ARGS)
 
 test: check ## Run make check, then every test (ARGS="-k word" for some)
-	$(BIN)/pytest -n $(JOBS) $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev ## Format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .

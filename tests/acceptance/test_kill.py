@@ -15,7 +15,9 @@ from support.upstream import Upstream
 from tocsin.core.interaction import Interaction
 from tocsin.store import Filter, Store
 
-KILLS = int(os.environ.get("TOCSIN_TEST_KILLS", "200"))
+PARTS = 4
+"""Each with a store of its own, so that they can run beside each other."""
+KILLS = int(os.environ.get("TOCSIN_TEST_KILLS", "200")) // PARTS
 CLIENTS = 8
 
 
@@ -72,11 +74,12 @@ def all_interactions(store: Store) -> list[Interaction]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_killed_at_random_instants_it_loses_nothing_that_was_completed(
-    tmp_path: Path,
+    tmp_path: Path, part: int
 ) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    print(f"part {part}, seed {seed}")
     rng = random.Random(seed)
     completed: set[str] = set()
     async with Upstream() as upstream:

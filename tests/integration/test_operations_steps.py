@@ -19,6 +19,7 @@ from tocsin.core.operations import (
     Work,
     step_key,
 )
+from tocsin.operations import steps
 from tocsin.store import Store
 
 DONE = Ending(outcome="complete")
@@ -180,12 +181,16 @@ async def test_where_the_world_can_tell_it_is_asked(world: World, how: str) -> N
     assert len(bank.charges) == 1
 
 
-async def test_what_the_world_says_did_not_happen_is_done(world: World) -> None:
+@pytest.mark.parametrize(("breaks", "outcome", "tried"), [(4, "complete", 5), (9, "error", 5)])
+async def test_what_the_world_says_did_not_happen_is_done(
+    world: World, monkeypatch: pytest.MonkeyPatch, breaks: int, outcome: str, tried: int
+) -> None:
+    monkeypatch.setattr(steps, "_AGAIN_S", (0.01, 0.01, 0.01, 0.01))
     tries: list[str] = []
 
     async def charge(key: str) -> str:
         tries.append(key)
-        if len(tries) < 3:
+        if len(tries) <= breaks:
             raise UpstreamFailed("gone", sent=True)
         return "done"
 
@@ -197,8 +202,8 @@ async def test_what_the_world_says_did_not_happen_is_done(world: World) -> None:
         return DONE
 
     ended = await finished(world, pays)
-    assert ended.outcome == "complete", ended.error_message
-    assert len(tries) == 3
+    assert ended.outcome == outcome, ended.error_message
+    assert len(tries) == tried
 
 
 @pytest.mark.parametrize(("pause_s", "state"), [(0.05, "done"), (3600, "unknown")])

@@ -7,6 +7,7 @@ when nobody can tell. What a dead process had begun is never simply done again: 
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,8 +26,9 @@ log = logging.getLogger("tocsin.operations")
 BRIEFLY_S = 2.0
 """How long an effect under way may go on when its work is cut, so that its end is known."""
 _RETRY_S = (0.1, 0.5, 2.0, 5.0)
-_TRIES = 3
-"""How often an effect is done that broke off and, as ``find`` says, did not happen."""
+_AGAIN_S = (0.1, 0.5, 2.0, 5.0)
+"""Pauses, at the most, before an effect that broke off is looked for and, where ``find`` says that
+it did not happen, done again. Whatever it calls may be starting just now."""
 
 Act = Callable[[str], Awaitable[Any]]
 Find = Callable[[str], Awaitable[Any]] | None
@@ -111,7 +113,7 @@ class Steps:
             raise
 
     async def _act(self, step: Step, act: Act, find: Find) -> Any:
-        for _ in range(_TRIES):
+        for pause_s in (*_AGAIN_S, None):
             await self._shop.sure(self._live)
             error, result = await self._once(step, act)
             if error is None:
@@ -120,6 +122,8 @@ class Steps:
                 raise error
             if find is None:
                 raise EffectUnknown(step.key, step.name) from error
+            if pause_s is not None:
+                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
             row = msgspec.structs.replace(step, state="unknown")
             found = await self._find(row, find)
             if found is not None:
@@ -127,7 +131,8 @@ class Steps:
             await self._take(row)
         await self._settle(step.key, "failed", _json({"message": "it did not happen"}))
         raise TocsinError(
-            f"{step.name}: it broke off {_TRIES} times, and each time it had not happened"
+            f"{step.name}: it broke off {len(_AGAIN_S) + 1} times, and each time it had not "
+            "happened"
         )
 
     async def _once(self, step: Step, act: Act) -> tuple[BaseException | None, Any]:
