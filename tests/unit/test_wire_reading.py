@@ -306,6 +306,14 @@ def test_no_json_makes_a_reader_fail(value: dict[str, Any], kind: str, dialect: 
         assert_readable(whole)
 
 
+@pytest.mark.parametrize("message", [None, 5, "text", [], [{"role": "assistant"}]])
+def test_what_is_no_message_is_an_empty_one(message: Any) -> None:
+    reader = reader_for("openai", "chat", False)
+    reader.feed_body(json.dumps({"choices": [{"message": message}]}).encode())
+    assert reader.text == ""
+    assert reader.output_message() == b'{"role":"assistant","content":""}'
+
+
 def test_completions_and_embeddings_are_read() -> None:
     text = reader_for("openai", "text_completion", True)
     text.feed(_sse({"choices": [{"text": "once "}]}, {"choices": [{"text": "more"}]}, done=True))

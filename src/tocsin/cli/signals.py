@@ -128,7 +128,7 @@ def _rows(
             rows += [
                 Row(feature, "", one, _series(store, span, feature, one.signal))
                 for one in found.values()
-                if only in (None, one.signal.name) and (one.now.n or one.now.unjudged)
+                if only in (None, one.signal.name) and one.now.looked
             ]
     return rows
 

@@ -7,6 +7,7 @@ from tocsin.config.checks import nearest
 from tocsin.config.limits import Finding
 from tocsin.config.model import Config, ObjectiveSettings
 from tocsin.config.signals import objectives_of
+from tocsin.core.ratios import RATIOS
 from tocsin.core.signals import Signal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
@@ -72,6 +73,12 @@ def _signal_problems(
             (*where, "signal"),
             f"there is no signal `{settings.signal}`{nearest(settings.signal, signals)}; "
             "`tocsin signals --list` names all",
+        )
+    elif signal.name in RATIOS:
+        yield Finding(
+            (*where, "signal"),
+            f"`{signal.name}` is made of many tasks: no single one is good or bad by it; take "
+            f"`{RATIOS[signal.name][0]}` and set at_most, or `labelled_right`",
         )
     elif settings.at_most is None and settings.at_least is None:
         if signal.kind == "level":

@@ -130,6 +130,20 @@ class Sum(msgspec.Struct, frozen=True):
             self.unjudged + other.unjudged,
         )
 
+    def __sub__(self, other: "Sum") -> "Sum":
+        """What is left without a part of it."""
+        return Sum(
+            self.n - other.n,
+            self.total - other.total,
+            self.squares - other.squares,
+            self.unjudged - other.unjudged,
+        )
+
+    @property
+    def looked(self) -> int:
+        """Interactions that were looked at, judged or not."""
+        return self.n + self.unjudged
+
     @property
     def mean(self) -> float | None:
         """``None`` without values."""

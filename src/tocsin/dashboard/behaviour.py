@@ -72,12 +72,22 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return measures.TONES[self.verdict]
 
     @property
+    def silence(self) -> str:
+        """What stands in place of a value that is not known."""
+        return "unknown" if self.now.n else measures.silence(self.now)
+
+    @property
+    def counted(self) -> str:
+        """On how much the value rests: ``1,204 calls``, ``31 successful tasks``."""
+        return fmt.plural(self.now.n, measures.counted(self.signal).removeprefix("judged "))
+
+    @property
     def said(self) -> str:
         """The verdict in words."""
         if self.comparison is None:
-            return "" if self.now.n else "not judged"
+            return "" if self.now.n else measures.silence(self.now)
         if not self.now.n:
-            return "not judged"
+            return measures.silence(self.now)
         return measures.verdict(self.comparison)
 
     @property
@@ -235,7 +245,7 @@ def measured(
     for name in names:
         signal, now = catalogue.get(name), after.get(name, Sum())
         old = before.get(name, Sum())
-        if signal is None or not (now.n or now.unjudged or old.n):
+        if signal is None or not (now.looked or old.looked):
             continue
         row = accepted.get((feature, name))
         if row is not None:

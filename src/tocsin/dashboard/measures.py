@@ -2,7 +2,8 @@
 
 import math
 
-from tocsin.core.signals import Estimate, Signal
+from tocsin.core.ratios import RATIOS, RatioSum
+from tocsin.core.signals import Estimate, Signal, Sum
 from tocsin.dashboard import fmt
 from tocsin.domains.signals.compare import Comparison
 
@@ -124,6 +125,18 @@ def verdict(found: Comparison) -> str:
     if found.verdict == "underpowered":
         return f"underpowered: {fmt.count(found.needed)} more needed"
     return found.verdict
+
+
+def silence(values: Sum) -> str:
+    """Why there is no value: nothing was judged, or no task has succeeded."""
+    if isinstance(values, RatioSum) and values.tasks:
+        return f"no success in {fmt.plural(values.tasks, 'task')}"
+    return "not judged"
+
+
+def counted(signal: Signal) -> str:
+    """What a signal's value rests on, one of it: a judged call, or a task that succeeded."""
+    return "successful task" if signal.name in RATIOS else "judged call"
 
 
 def inside(title: str) -> str:

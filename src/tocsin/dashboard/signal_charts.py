@@ -11,10 +11,12 @@ from statistics import median
 import msgspec
 from markupsafe import Markup, escape
 
+from tocsin.core.ratios import RatioSum
 from tocsin.core.signals import Signal, Sum
 from tocsin.dashboard import charts, fmt, measures, scales
 from tocsin.dashboard.charts import num
 from tocsin.dashboard.scales import Axis, Scale
+from tocsin.domains.signals.compare import estimate
 from tocsin.domains.signals.intervals import normal_quantile, student_quantile, wilson
 
 _HEIGHT = 168
@@ -88,6 +90,10 @@ def _step(signal: Signal, values: Sum) -> Step:
     if variance is None:
         outer = signal.outer(mean)
         return Step(outer, outer, outer, values.n, values.unjudged)
+    if isinstance(values, RatioSum):
+        ratio = estimate(signal, values)
+        assert ratio is not None
+        return Step(ratio.value, ratio.low, ratio.high, values.n, values.unjudged)
     half = _t(values.n - 1) * math.sqrt(variance / values.n)
     low, high = signal.outer(mean - half), signal.outer(mean + half)
     return Step(signal.outer(mean), low, high, values.n, values.unjudged)
@@ -115,8 +121,12 @@ def band_of(signal: Signal, before: Sum, steps: Sequence[Step]) -> Band | None:
         share = min(max(mean, 0.0), 1.0)
         found = wilson(share * size, size)
         return Band(low=found.low, high=found.high, value=value)
-    half = _Z * math.sqrt((before.variance or 0.0) / size)
-    return Band(low=signal.outer(mean - half), high=signal.outer(mean + half), value=value)
+    variance = before.variance
+    if variance is None:
+        return None
+    half = _Z * math.sqrt(variance / size)
+    low = max(0.0, mean - half) if isinstance(before, RatioSum) else mean - half
+    return Band(low=signal.outer(low), high=signal.outer(mean + half), value=value)
 
 
 def scale_for(signal: Signal, steps: Sequence[Step], band: Band | None) -> Scale:

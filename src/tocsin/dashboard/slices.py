@@ -114,7 +114,7 @@ def _against_rest(
     for name, values in several.items():
         whole = sum(values.values(), Sum())
         for value, own in values.items():
-            rest = Sum(whole.n - own.n, whole.total - own.total, whole.squares - own.squares)
+            rest = whole - own
             if own.n and rest.n:
                 keys.append((name, value))
                 pairs.append((signal, rest, own))

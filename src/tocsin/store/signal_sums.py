@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tocsin.core.ratios import read_for, with_ratios
 from tocsin.core.signals import Sum
 from tocsin.store.api import Grain, SignalPoint
 from tocsin.store.database import Session
@@ -174,19 +175,14 @@ def points(
     """Sums of the steps that overlap a time, in order of time."""
     number, length = GRAINS[grain]
     rows = _rows(session, words, number, since - since % length, until, feature, dimension, value)
-    wanted = None if signal is None else words.find(session, [signal]).get(signal, -1)
+    wanted = _wanted(session, words, signal)
     found: list[SignalPoint] = []
     for word, at, slice_value, data in rows:
-        name = words.text(session, word)
-        for signal_word, cell in _chosen(unpacked(data), wanted):
+        feature_name = words.text(session, word)
+        cells = dict(_chosen(unpacked(data), wanted))
+        for name, values in _named(session, words, cells, signal).items():
             found.append(
-                SignalPoint(
-                    feature=name,
-                    signal=words.text(session, signal_word),
-                    value=slice_value,
-                    at=at,
-                    sum=_sum(cell),
-                )
+                SignalPoint(feature=feature_name, signal=name, value=slice_value, at=at, sum=values)
             )
     return found
 
@@ -202,9 +198,9 @@ def totals(
     dimension: str,
 ) -> list[SignalPoint]:
     """Sums over the hours that overlap a time; whole days are read as such."""
-    wanted = None if signal is None else words.find(session, [signal]).get(signal, -1)
+    wanted = _wanted(session, words, signal)
     sums: dict[tuple[int, str], Cells] = {}
-    first: dict[tuple[int, str, int], int] = {}
+    first: dict[tuple[int, str, str], int] = {}
     for grain, start, end in _pieces(since, until):
         for word, at, value, data in _rows(
             session, words, grain, start, end, feature, dimension, None
@@ -212,17 +208,17 @@ def totals(
             cells = dict(_chosen(unpacked(data), wanted))
             _add_to(sums, (word, value), cells)
             for one in cells:
-                first.setdefault((word, value, one), at)
+                first.setdefault((word, value, words.text(session, one)), at)
     return [
         SignalPoint(
             feature=words.text(session, word),
-            signal=words.text(session, one),
+            signal=name,
             value=value,
-            at=first[word, value, one],
-            sum=_sum(cell),
+            at=first[word, value, read_for(name)[0]],
+            sum=values,
         )
         for (word, value), cells in sums.items()
-        for one, cell in cells.items()
+        for name, values in _named(session, words, cells, signal).items()
     ]
 
 
@@ -272,11 +268,23 @@ def _rows(
     )
 
 
-def _chosen(cells: Cells, wanted: int | None) -> Iterable[tuple[int, list[float]]]:
+def _wanted(session: Session, words: Words, signal: str | None) -> Sequence[int] | None:
+    """The words whose cells tell a signal; ``None`` for all."""
+    if signal is None:
+        return None
+    return list(words.find(session, read_for(signal)).values())
+
+
+def _chosen(cells: Cells, wanted: Sequence[int] | None) -> Iterable[tuple[int, list[float]]]:
     if wanted is None:
         return cells.items()
-    cell = cells.get(wanted)
-    return () if cell is None else ((wanted, cell),)
+    return [(word, cells[word]) for word in wanted if word in cells]
+
+
+def _named(session: Session, words: Words, cells: Cells, signal: str | None) -> Mapping[str, Sum]:
+    """Cells as sums by name, with the ratios that are made of them."""
+    sums = {words.text(session, word): _sum(cell) for word, cell in cells.items()}
+    return with_ratios(sums, signal)
 
 
 def _sum(cell: Sequence[float]) -> Sum:

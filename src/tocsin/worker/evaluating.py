@@ -14,7 +14,9 @@ import msgspec
 
 from tocsin.core.clock import Clock
 from tocsin.core.domain import Evaluator, Score, Slicer
-from tocsin.core.interaction import Entry, Operation
+from tocsin.core.interaction import Entry, Interaction, Operation
+from tocsin.core.ratios import TASK_SIGNALS
+from tocsin.core.score import Feedback
 from tocsin.core.signals import (
     ABANDONED,
     AXIS_SIGNALS,
@@ -30,6 +32,7 @@ from tocsin.core.signals import (
 )
 from tocsin.store.api import Progress, Store
 from tocsin.worker.jobs import Job
+from tocsin.worker.tasks import with_tasks
 
 log = logging.getLogger("tocsin.evaluating")
 
@@ -57,7 +60,7 @@ def catalogue_of(
 ) -> dict[str, Signal]:
     """Every signal by name: the axes, those of evaluators, of later facts, and ``others``."""
     own = (s for e in evaluators for s in e.signals)
-    every = (*AXIS_SIGNALS, *own, ABANDONED, *FEEDBACK_SIGNALS, *others)
+    every = (*AXIS_SIGNALS, *own, ABANDONED, *FEEDBACK_SIGNALS, *TASK_SIGNALS, *others)
     return {signal.name: signal for signal in every}
 
 
@@ -267,12 +270,15 @@ class Evaluating:
         number = self._store.cursor(FEEDBACK)
         rows = self._store.feedback_after(number, limit=self._batch)
         scored: list[Scored] = []
+        known: list[tuple[Feedback, Interaction]] = []
         for _, feedback in rows:
             score = feedback_score(feedback)
             one = None if score is None else self._store.interaction(feedback.interaction_id)
             if score is not None and one is not None:
+                known.append((feedback, one))
                 row = Scored(interaction=one, scores=(score,), slices=slices_of(one), first=False)
-                scored.append(self._meant(row))
+                scored.append(row)
+        scored = [self._meant(row) for row in with_tasks(self._store, scored, known)]
         if rows:
             self._store.add_scores(
                 scored, self._catalogue, consumer=FEEDBACK, after=number, upto=rows[-1][0]

@@ -1,5 +1,6 @@
 """Reads answers in OpenAI's dialect: chat, text completions, responses, and bodies with a usage."""
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -358,13 +359,11 @@ def _whole_again(value: Any) -> _Body:
 
 
 def _with_role(message: msgspec.Raw) -> bytes | msgspec.Raw | None:
-    """The message as it came; with the role that is implied where an upstream omits it."""
-    try:
-        role = _decode_role(message).role
-    except _UNREADABLE:
-        return message
-    if role:
-        return message
+    """The message as it came; with the role that is implied where an upstream omits it. ``None``
+    for what is no message at all."""
+    with suppress(*_UNREADABLE):
+        if _decode_role(message).role:
+            return message
     fields = decode_object(bytes(message))
     return None if fields is None else _encode({**fields, "role": "assistant"})
 

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from tocsin.core.domain import Alert
 from tocsin.core.errors import InputError, NotFound
+from tocsin.core.ratios import FEWEST_SUCCESSES, RatioSum, read_for
 from tocsin.core.signals import DIMENSIONS, JUDGED_AXES, UNJUDGED, Axis, Signal, Sum
 from tocsin.dashboard import (
     attention,
@@ -238,6 +239,7 @@ def _signal(
     found = found or _nothing(wanted)
     alert = alert_on(store, name, wanted.name)
     dimensions = _dimensions(store, span, name, found) if where is None else []
+    single = catalogue.get(read_for(wanted.name)[0], wanted)
     return {
         "feature": name,
         "signal": wanted,
@@ -250,7 +252,15 @@ def _signal(
         "charts": _charts(store, span, query, name, found, where, alert) if measure else [],
         "dimensions": dimensions,
         "carriers": slices.carriers(dimensions),
-        "shown": examples.show(store, wanted, name, span, where, alert if where is None else None),
+        "shown": examples.show(
+            store,
+            single,
+            name,
+            span,
+            where,
+            alert if where is None else None,
+        ),
+        "single": single,
         "path": places.signal_fixed(name, wanted.name),
         "accepted": accepted.get((name, wanted.name)),
         "accept_since": _accept_since(span, alert),
@@ -305,6 +315,8 @@ def alert_on(store: Store, feature: str, signal: str) -> Alert | None:
 def signal_answer(found: Measured, span: Span, query: Query) -> str:
     """What the signal says, in a sentence or two."""
     if found.value is None:
+        if isinstance(found.now, RatioSum) and found.now.tasks:
+            return _no_ratio(found.now, query)
         told = f"Nothing was judged in {query.spoken}."
         if found.now.unjudged:
             told += f" {fmt.plural(found.now.unjudged, 'call')} could not be."
@@ -312,15 +324,23 @@ def signal_answer(found: Measured, span: Span, query: Query) -> str:
     head = (
         f"{measures.value(found.signal, found.value.value)} "
         f"(95 % interval {measures.interval(found.signal, found.value)}) of "
-        f"{fmt.plural(found.now.n, 'judged call')} in {query.spoken}"
+        f"{fmt.plural(found.now.n, measures.counted(found.signal))} in {query.spoken}"
     )
     comparison = found.comparison
-    if comparison is None or comparison.before is None:
+    if comparison is None:
         return head + "."
+    if comparison.before is None:
+        return f"{head}; too few in {span.said}: {measures.verdict(comparison)}."
     return (
         f"{head}; {measures.value(found.signal, comparison.before.value)} in {span.said}: "
         f"{measures.difference(found.signal, comparison)}, {measures.verdict(comparison)}."
     )
+
+
+def _no_ratio(values: RatioSum, query: Query) -> str:
+    """Why labelled tasks have no cost for each success that could be named."""
+    told = f"Unknown in {query.spoken}: {fmt.plural(values.tasks, 'labelled task')}, of which "
+    return f"{told}{values.n or 'none'} succeeded; {FEWEST_SUCCESSES} are needed."
 
 
 def _charts(

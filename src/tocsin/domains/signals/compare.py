@@ -6,9 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from tocsin.core.ratios import RatioSum
 from tocsin.core.signals import Estimate, Signal, Sum
 from tocsin.domains.signals.intervals import (
     Difference,
+    Interval,
     mean,
     newcombe,
     ratio,
@@ -45,7 +47,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def estimate(signal: Signal, values: Sum, *, alpha: float = 0.05) -> Estimate | None:
-    """A signal's value with its interval: Wilson for rates, Student's t for levels.
+    """A signal's value with its interval: Wilson for rates, Student's t for levels, for ratios
+    Student's t on their logarithm.
 
     ``None`` without values, and for a level with a single one.
     """
@@ -58,10 +61,20 @@ def estimate(signal: Signal, values: Sum, *, alpha: float = 0.05) -> Estimate | 
         if maybe is None:
             return None
         found = maybe
+    if isinstance(values, RatioSum):
+        found = _on_log_scale(found)
     low, high = signal.outer(found.low), signal.outer(found.high)
     if signal.kind == "rate":
         low, high = max(0.0, low), min(1.0, high)
     return Estimate(signal.outer(found.value), low, high, values.n)
+
+
+def _on_log_scale(found: Interval) -> Interval:
+    """The same interval about a ratio's logarithm: it stays above 0, and leans as costs do."""
+    if found.value <= 0.0:
+        return found
+    factor = math.exp(min(700.0, (found.high - found.value) / found.value))
+    return Interval(found.value, found.value / factor, found.value * factor)
 
 
 def compare(signal: Signal, before: Sum, after: Sum, *, alpha: float = 0.05) -> Comparison:
@@ -172,7 +185,7 @@ def direction(signal: Signal, rise: float) -> Literal["worse", "better", "differ
 def effect_size(signal: Signal, before: Sum, after: Sum) -> float | None:
     """Cohen's h of rates; Hedges' g (1981) of levels, on inner values.
 
-    ``None`` without values, and for levels that do not vary.
+    ``None`` without values, for levels that do not vary, and for ratios of too few successes.
     """
     if before.mean is None or after.mean is None:
         return None
@@ -180,6 +193,8 @@ def effect_size(signal: Signal, before: Sum, after: Sum) -> float | None:
         return cohens_h(before.mean, after.mean)
     freedom = before.n + after.n - 2
     if freedom < 1:
+        return None
+    if any(one.n > 1 and one.variance is None for one in (before, after)):
         return None
     pooled = (
         (before.variance or 0.0) * (before.n - 1) + (after.variance or 0.0) * (after.n - 1)

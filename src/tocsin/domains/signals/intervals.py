@@ -210,12 +210,13 @@ def mean(values: Sum, *, alpha: float = 0.05) -> Interval | None:
 def welch(before: Sum, after: Sum, *, alpha: float = 0.05) -> Difference | None:
     """Mean after minus mean before in inner units, by Welch's t (1947).
 
-    ``None`` with fewer than two values on a side. The chance is never told smaller than a
+    ``None`` where a side has too few values for a variance. The chance is never told smaller than a
     permutation of so many values could show, so constants do not make three values certain.
     """
-    if before.n < 2 or after.n < 2:
+    spread_before, spread_after = before.variance, after.variance
+    if spread_before is None or spread_after is None:
         return None
-    of_before, of_after = (before.variance or 0.0) / before.n, (after.variance or 0.0) / after.n
+    of_before, of_after = spread_before / before.n, spread_after / after.n
     value = after.total / after.n - before.total / before.n
     squared = of_before + of_after
     least = 2.0 * math.exp(-_log_choose(before.n + after.n, before.n))
