@@ -21,6 +21,7 @@ from tocsin.cli.memory import keep_little
 from tocsin.config.model import Config
 from tocsin.core.clock import Clock, SystemClock
 from tocsin.core.redact import Redactor
+from tocsin.core.threads import NICENESS
 from tocsin.gateway import logs
 from tocsin.providers import Pricer
 from tocsin.runtime.desk import Desk
@@ -28,8 +29,6 @@ from tocsin.runtime.stops import Switch
 from tocsin.services import ProcessServices
 from tocsin.worker.apart import work_until
 from tocsin.worker.evaluating import LIVE_BATCH
-
-_NICENESS = 19
 
 
 class Beside(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +46,7 @@ def main() -> int:
     """Evaluate and detect until standard input ends."""
     # Ctrl-C is for the process that serves; this one ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     keep_little()
     lines = sys.stdin.buffer
     first = lines.readline()

@@ -7,8 +7,6 @@ stored, what cannot be stored waits in the journal, and ``trouble`` says so.
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +17,7 @@ from tocsin.core.call import Call
 from tocsin.core.errors import StoreError
 from tocsin.core.interaction import Entry, Interaction
 from tocsin.core.messages import Message
+from tocsin.core.threads import give_way
 from tocsin.runtime import records
 from tocsin.store.api import Store
 from tocsin.store.journal import (
@@ -39,8 +38,6 @@ _LINGER_S = 0.05
 _MAX_QUEUED_BYTES = 24 * 1024 * 1024
 _ENTRY_BYTES = 4000
 """What an entry takes in memory besides its bodies, about."""
-_NICENESS = 19
-"""Of the writer thread: a batch must not hold up a call that could run."""
 _CROWDED = 512
 _CROWDED_BYTES = 4 * 1024 * 1024
 """Entries waiting, and bytes, from which on calls give way to the writer."""
@@ -271,7 +268,7 @@ class Recorder:
     # -- the writer thread --
 
     def _run(self) -> None:
-        _yield_to_calls()
+        give_way()  # a batch must not hold up a call that could run
         while True:
             self._wake.wait()
             self._wake.clear()
@@ -362,13 +359,3 @@ class Recorder:
                 if not self._store_entries(batch[start : start + _BATCH]):
                     return
             journal.forget(segment)
-
-
-def _yield_to_calls() -> None:
-    """Let the serving thread run first wherever both could: a thread has its own niceness."""
-    if sys.platform != "linux":  # elsewhere niceness belongs to the process
-        return
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-    except OSError:
-        log.debug("the writer keeps the priority of the process", exc_info=True)

@@ -6,7 +6,6 @@ there is something to look at, ends with the one that began it, and before that 
 nothing for long and no alert fires.
 """
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -19,6 +18,7 @@ from tocsin.store.api import Store
 from tocsin.worker.detecting import SCORED, Detecting
 from tocsin.worker.evaluating import CONSUMER, FEEDBACK, Evaluating, begin
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 
 log = logging.getLogger("tocsin.evaluating")
 
@@ -59,7 +59,7 @@ class Apart:
         )
 
     async def _run(self) -> bool:
-        await asyncio.to_thread(self.step)
+        await quietly(self.step)
         return False
 
     def step(self) -> None:

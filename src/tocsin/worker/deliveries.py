@@ -5,7 +5,6 @@ machine; a ``callback`` comes with a request, and reaches a private address only
 ``outbound.allow`` lists it.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 from tocsin.config.model import Config
@@ -33,6 +32,7 @@ from tocsin.providers.http import (
 )
 from tocsin.store.operations_api import OperationsBook
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 
 TRY_S = 15.0
 """A try that takes longer has failed."""
@@ -155,7 +155,7 @@ def lost_effects_job(book: OperationsBook, clock: Clock, config: Callable[[], Co
 
     async def run() -> bool:
         timeout_s = config().operations.owner_timeout_s
-        await asyncio.to_thread(mark_lost, book, clock, timeout_s)
+        await quietly(mark_lost, book, clock, timeout_s)
         return False
 
     return Job(name="lost-effects", every_s=5.0, run=run)

@@ -1,6 +1,5 @@
 """Detectors off the path: they are shown what was scored, in order; what they raise is an alert."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -10,6 +9,7 @@ from tocsin.core.domain import Alert, Detector, Remembering, Ticking
 from tocsin.core.signals import Scored, unscored
 from tocsin.store.api import Store
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 
 log = logging.getLogger("tocsin.detecting")
 
@@ -73,7 +73,7 @@ class Detecting:
         )
 
     async def _run(self) -> bool:
-        return await asyncio.to_thread(self.step)
+        return await quietly(self.step)
 
     def step(self) -> bool:
         """Feed one batch. Returns whether there is more. Blocks; raises ``StoreError``."""
@@ -201,6 +201,6 @@ def flush_job(flush: Callable[[], bool], *, name: str = "desk", every_s: float =
     """A job that calls a blocking ``flush`` again and again; it says whether there is more."""
 
     async def run() -> bool:
-        return await asyncio.to_thread(flush)
+        return await quietly(flush)
 
     return Job(name=name, every_s=every_s, run=run)

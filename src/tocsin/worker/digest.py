@@ -5,7 +5,6 @@ pass the guard that stands before Tocsin's: only whoever can set the process's e
 where they go.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from tocsin.core.errors import ConfigError, TocsinError
 from tocsin.core.signals import DIMENSIONS, Sum
 from tocsin.store.api import Filter, SignalPoint, SpendRow, Store
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 
 log = logging.getLogger("tocsin.digest")
 
@@ -211,7 +211,7 @@ class Digests:
         """The worker's job."""
 
         async def run() -> bool:
-            await asyncio.to_thread(self.step)
+            await quietly(self.step)
             return False
 
         return Job(name=CONSUMER, every_s=_EVERY_S, run=run, trouble=lambda: dict(self.trouble))

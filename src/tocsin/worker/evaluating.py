@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +28,7 @@ from tocsin.core.signals import (
     slices_of,
     unscored,
 )
+from tocsin.core.threads import give_way
 from tocsin.store.api import Progress, Store
 from tocsin.worker.jobs import Job
 from tocsin.worker.tasks import with_tasks
@@ -49,7 +48,6 @@ REST_S = 5.0
 """How long one of two processes that evaluate the same store leaves it to the other."""
 _EVERY_S = 1.0
 _PAUSE_S = 0.001
-_NICENESS = 19
 _NO_ANSWERS: frozenset[Operation] = frozenset({"models", "count_tokens"})
 """Routes that no model answers: kept for detectors, judged by nobody."""
 _FRESH_US = 5_000_000
@@ -306,7 +304,7 @@ def evaluating_job(
         objectives=objectives,
         share=share,
     )
-    pool = ThreadPoolExecutor(1, thread_name_prefix="tocsin-evaluate", initializer=yield_to_calls)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="tocsin-evaluate", initializer=give_way)
 
     async def run() -> bool:
         done = await asyncio.get_running_loop().run_in_executor(pool, evaluating.step)
@@ -348,16 +346,6 @@ def evaluate_all(
             at = store.cursor(CONSUMER)
             newest = newest if at <= newest else store.stats().last_seq
             progress(at - first, newest - first)
-
-
-def yield_to_calls() -> None:
-    """Let the serving thread run first wherever both could: a thread has its own niceness."""
-    if sys.platform != "linux":  # elsewhere niceness belongs to the process
-        return
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-    except OSError:
-        log.debug("evaluating keeps the priority of the process", exc_info=True)
 
 
 __all__ = [

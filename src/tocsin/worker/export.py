@@ -1,6 +1,5 @@
 """OpenTelemetry out: every stored interaction goes to a collector as well, in order, with retry."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -9,6 +8,7 @@ from tocsin.core.interaction import Entry
 from tocsin.providers import HttpClient, HttpRequest, Timeouts, Url
 from tocsin.store.api import Store
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 
 log = logging.getLogger("tocsin.export")
 
@@ -46,10 +46,10 @@ class Exporter:
 
     async def step(self) -> bool:
         """Send one batch. Returns whether there is more. Raises ``StoreError`` on a refusal."""
-        seq, entries = await asyncio.to_thread(self._next)
+        seq, entries = await quietly(self._next)
         if not entries:
             return False
-        body = await asyncio.to_thread(self._encode, entries)
+        body = await quietly(self._encode, entries)
         response = await self._client.send(
             HttpRequest(
                 method="POST",
@@ -66,7 +66,7 @@ class Exporter:
         if response.status >= 400:
             # It will never take these: going on is better than standing still for ever.
             log.error("the collector refuses %d spans: %r", len(entries), answer[:500])
-        await asyncio.to_thread(self._store.set_cursor, CONSUMER, seq)
+        await quietly(self._store.set_cursor, CONSUMER, seq)
         return len(entries) >= _BATCH
 
     def _next(self) -> tuple[int, list[Entry]]:

@@ -11,6 +11,7 @@ from tocsin.config.model import StoreSettings
 from tocsin.core.clock import Clock
 from tocsin.core.errors import StoreError
 from tocsin.store.api import Store
+from tocsin.worker.quiet import quiet_pool, quietly, use
 
 log = logging.getLogger("tocsin.worker")
 
@@ -36,6 +37,7 @@ class Worker:
         self._jobs = jobs
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
+        self._pool = quiet_pool()
         self.trouble: dict[str, str] = {}
         """Last error by job, until it succeeds."""
 
@@ -53,8 +55,10 @@ class Worker:
             for task in pending:
                 task.cancel()
         self._tasks = []
+        self._pool.shutdown(wait=False)
 
     async def _repeat(self, job: Job) -> None:
+        use(self._pool)
         while not self._stop.is_set():
             more = False
             try:
@@ -74,7 +78,7 @@ class Worker:
                     continue
         if job.stop is not None:
             try:
-                await asyncio.to_thread(job.stop)
+                await quietly(job.stop)
             except Exception as error:
                 log.warning("%s did not end well: %s", job.name, error)
 
@@ -90,12 +94,12 @@ def store_jobs(store: Store, settings: StoreSettings, clock: Clock) -> tuple[Job
     """Searching, folding, retention: the care that a store needs while it is in use."""
 
     async def index() -> bool:
-        return await asyncio.to_thread(store.index, limit=500) >= 500
+        return await quietly(store.index, limit=500) >= 500
 
     waiting_since: list[int] = []
 
     async def fold() -> bool:
-        stats = await asyncio.to_thread(_backlog, store)
+        stats = await quietly(_backlog, store)
         now = clock.monotonic_us()
         if stats < 1000:
             waiting_since.clear()
@@ -113,7 +117,7 @@ def store_jobs(store: Store, settings: StoreSettings, clock: Clock) -> tuple[Job
         days, gib = settings.keep_days, settings.max_gib
         if days is None and gib is None:
             return False
-        swept = await asyncio.to_thread(
+        swept = await quietly(
             lambda: store.sweep(
                 older_than=None if days is None else clock.now_us() - int(days * _DAY_US),
                 max_bytes=None if gib is None else int(gib * 2**30),

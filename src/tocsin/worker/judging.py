@@ -28,6 +28,7 @@ from tocsin.providers.tokens import readable_text
 from tocsin.store.api import Filter, Store
 from tocsin.worker.asking import CallPath
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 
 log = logging.getLogger("tocsin.judging")
 
@@ -75,7 +76,7 @@ def ask_through(
         run = new_id("run", clock.now_us())
         call = await path(route, body, feature=feature, run=run, name="judge", facts=facts)
         await flush()
-        return await asyncio.to_thread(store.entry, call)
+        return await quietly(store.entry, call)
 
     return ask
 
@@ -198,7 +199,7 @@ class Judging:
         return more
 
     async def _turn(self, name: str, settings: JudgeSettings) -> bool:
-        found = await asyncio.to_thread(self._claim, name, settings)
+        found = await quietly(self._claim, name, settings)
         if found is None:
             return False
         entries, more = found
@@ -215,7 +216,7 @@ class Judging:
             for entry, score in zip(entries, replies, strict=True)
         ]
         signal = judge_signal(name, settings.question)
-        await asyncio.to_thread(self._keep, rows, _catalogue(signal))
+        await quietly(self._keep, rows, _catalogue(signal))
         return more and name not in self.trouble
 
     def _keep(self, rows: list[Scored], catalogue: Mapping[str, Signal]) -> None:

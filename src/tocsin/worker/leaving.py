@@ -6,7 +6,6 @@ failed, was refused or cut. What is scored is read in order and left until it is
 process that dies in between goes on where it was, and each end is judged once.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 from tocsin.core.clock import Clock
@@ -15,6 +14,7 @@ from tocsin.core.score import Score
 from tocsin.core.signals import ABANDONED, OWN_FEATURES, Scored, Signal
 from tocsin.store.api import Store
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 
 CONSUMER = "leaving"
 BEGUN = "leaving.begun"
@@ -56,7 +56,7 @@ class Leaving:
         """The worker's job."""
 
         async def run() -> bool:
-            return await asyncio.to_thread(self.step)
+            return await quietly(self.step)
 
         return Job(name=CONSUMER, every_s=EVERY_S, run=run)
 

@@ -35,6 +35,7 @@ from tocsin.store.api import BaselineRow, Filter, Store
 from tocsin.worker.asking import CallPath
 from tocsin.worker.evaluating import Scoring
 from tocsin.worker.jobs import Job
+from tocsin.worker.quiet import quietly
 from tocsin.worker.suites import body_of, path_of, read_suite
 
 log = logging.getLogger("tocsin.sentinels")
@@ -162,7 +163,7 @@ class Sentinels:
         return [
             ran
             for upstream, run in runs
-            for ran in await asyncio.to_thread(self.runs, name, upstream)
+            for ran in await quietly(self.runs, name, upstream)
             if ran.run == run
         ]
 
@@ -329,17 +330,17 @@ class Sentinels:
     async def _turn(
         self, name: str, every_hours: float, folder: Path, alert: Callable[[Alert], None]
     ) -> None:
-        upstreams = await asyncio.to_thread(self.upstreams, name)
-        if not await asyncio.to_thread(self._due, name, upstreams, every_hours):
+        upstreams = await quietly(self.upstreams, name)
+        if not await quietly(self._due, name, upstreams, every_hours):
             return
         with _alone(folder / "sentinels" / f"{name}.lock") as alone:
             # Another process may have run it between the look and the lock.
-            if not alone or not await asyncio.to_thread(self._due, name, upstreams, every_hours):
+            if not alone or not await quietly(self._due, name, upstreams, every_hours):
                 return
             await self.run(name)
         for upstream in upstreams:
             alpha = ALARM_ALPHA / len(upstreams)
-            found = await asyncio.to_thread(self.diff, name, upstream, alpha=alpha)
+            found = await quietly(self.diff, name, upstream, alpha=alpha)
             if found is not None:
                 alert(alert_of(found, self.settings(name).feature, self._clock.now_us()))
 
