@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -124,14 +125,15 @@ def _litellm(at: Setting) -> Plan:
     )
 
 
-def _tocsin(at: Setting) -> Plan:
-    cmd = tocsin.command(at.folder, port=at.port, upstream_port=at.upstream)
+def _tocsin(at: Setting, *, scores: bool = True) -> Plan:
+    cmd = tocsin.command(at.folder, port=at.port, upstream_port=at.upstream, scores=scores)
     # Its search index takes a turn every second.
     return Plan(cmd=tuple(cmd), version=version(Path(sys.executable), "tocsin"), pause=1.2)
 
 
 TARGETS: dict[str, Callable[[Setting], Plan]] = {
     "tocsin": _tocsin,
+    "tocsin-unscored": functools.partial(_tocsin, scores=False),
     "direct": _direct,
     "nginx": _nginx,
     "relay": _relay,

@@ -14,8 +14,12 @@ from typing import Any
 READY = "/healthz"
 
 
-def config(*, port: int, data: Path, upstream_port: int) -> str:
-    """THE CONFIGURATION: the whole tocsin.toml of every benchmark; all else is at its default."""
+def config(*, port: int, data: Path, upstream_port: int, scores: bool = True) -> str:
+    """THE CONFIGURATION: the whole tocsin.toml of every benchmark; all else is at its default.
+
+    ``scores``: whether recorded calls are scored, which a process of its own does.
+    """
+    more = "" if scores else "\n[signals]\nevaluate = false\n"
     return f"""\
 [server]
 port = {port}
@@ -24,13 +28,14 @@ data_dir = "{data}"
 [upstreams.mock]
 kind = "openai"
 base_url = "http://127.0.0.1:{upstream_port}/v1"
-"""
+{more}"""
 
 
-def command(folder: Path, *, port: int, upstream_port: int) -> list[str]:
+def command(folder: Path, *, port: int, upstream_port: int, scores: bool = True) -> list[str]:
     """Write ``tocsin.toml`` into ``folder`` and return the command that serves it."""
     file = folder / "tocsin.toml"
-    file.write_text(config(port=port, data=folder / "data", upstream_port=upstream_port))
+    text = config(port=port, data=folder / "data", upstream_port=upstream_port, scores=scores)
+    file.write_text(text)
     return [sys.executable, "-m", "tocsin", "up", "--config", str(file)]
 
 
