@@ -70,7 +70,9 @@ class StoreSettings(Section):
         description="Empty: SQLite inside `server.data_dir`. Or `sqlite:////path/file.db`, or `postgresql://user:password@host/db` (password better in TOCSIN_STORE_URL).",
     )
     keep_days: float | None = Field(
-        30.0, gt=0, description="Delete interactions older than this many days, and conversations that nobody has used for so long; `false` keeps them."
+        30.0,
+        gt=0,
+        description="Delete interactions older than this many days, and conversations that nobody has used for so long; `false` keeps them.",
     )
     max_gib: float | None = Field(
         20.0,
