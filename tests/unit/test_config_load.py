@@ -223,6 +223,22 @@ def test_a_missing_variable_is_a_warning_and_no_problem(tmp_path: Path) -> None:
     assert warnings(load(path, {}), {"X_KEY": "1"}) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
+        ('base_url = "https://x.example/v1"', ["upstreams.main.background"]),
+        ('kind = "anthropic"\napi = "responses"', ["upstreams.main.background"]),
+        ('base_url = "https://x.example/v1"\napi = "responses"', []),
+    ],
+)
+def test_background_needs_an_upstream_that_keeps_responses(
+    tmp_path: Path, settings: str, places: list[str]
+) -> None:
+    path = tmp_path / "tocsin.toml"
+    path.write_text(f"[upstreams.main]\nbackground = true\n{settings}\n")
+    assert [note.partition(":")[0] for note in warnings(load(path, {}), {})] == places
+
+
 def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such file; name another with --config"):
         load(tmp_path / "gone.toml", {})

@@ -79,6 +79,14 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[Finding]:
                     f"calls; export {variable}=... before you start Tocsin",
                 )
             )
+        if upstream.background and (upstream.kind, upstream.api) != ("openai", "responses"):
+            found.append(
+                Finding(
+                    ("upstreams", name, "background"),
+                    'has no effect without `kind = "openai"` and `api = "responses"`; add them or '
+                    "remove it",
+                )
+            )
         if upstream.base_url and upstream.kind in _KEYLESS:
             found.append(
                 Finding(

@@ -18,7 +18,7 @@ from tocsin.core.interaction import Interaction, Usage
 from tocsin.core.operations import Ending, Event
 from tocsin.core.outcome import Outcome
 from tocsin.core.wire.responses import Mismatch
-from tocsin.responses.asking import call_for, gathered, headers_for, used
+from tocsin.responses.asking import used
 from tocsin.responses.deps import Place, off
 from tocsin.responses.working import KEPT, Turn
 
@@ -143,38 +143,17 @@ async def _asked(turn: Turn, place: Place) -> Ending | None:
 
 async def _look(turn: Turn) -> tuple[dict[str, Any] | None, Interaction | None]:
     """The upstream's response as it stands; ``{}`` where there is none; ``None``: ask again."""
-    operation = turn.operation
-    path = f"/v1/responses/{operation.upstream_ref}"
-    headers = headers_for(
-        turn.caller.headers,
-        path=path,
-        feature=operation.feature,
-        run_id=operation.run_id,
-        conversation_id=operation.conversation_id,
-        end_user=operation.end_user,
-    )
     try:
-        call = call_for(
-            turn.tools,
-            path,
-            b"",
-            headers=headers,
-            principal=turn.work.principal,
-            facts={"operation": operation.id},
-            method="GET",
-        )
-        # The upstream is found by the model, which a GET does not name.
-        async with turn.tools.runtime().call(call.evolve(model=turn.request.model)) as reply:
-            body = await gathered(reply)
+        call, status, body = await turn.about(method="GET")
     except CallError:
         return None, None
-    if reply.status in (400, 404, 410):
+    if status in (400, 404, 410):
         return {}, None
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None, None
-    if reply.status >= 400 or not isinstance(value, dict):
+    if status >= 400 or not isinstance(value, dict):
         return None, None
     return value, call.draft.record
 

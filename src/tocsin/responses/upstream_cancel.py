@@ -13,7 +13,7 @@ import logging
 import msgspec
 
 from tocsin.core.errors import CallError
-from tocsin.responses.asking import call_for, gathered, headers_for, said_of
+from tocsin.responses.asking import said_of
 from tocsin.responses.working import Turn
 
 log = logging.getLogger("tocsin.responses")
@@ -39,7 +39,7 @@ async def cancel_upstream(turn: Turn) -> str:
     operation = turn.work.operation
     try:
         async with asyncio.timeout(MOST_S):
-            said = await _ask(turn, f"/v1/responses/{operation.upstream_ref}/cancel")
+            said = await _ask(turn)
     except TimeoutError:
         said = f"failed: no answer in {MOST_S:g} seconds"
     except CallError as error:
@@ -52,29 +52,10 @@ async def cancel_upstream(turn: Turn) -> str:
     return said
 
 
-async def _ask(turn: Turn, path: str) -> str:
-    operation = turn.work.operation
-    headers = headers_for(
-        turn.caller.headers,
-        path=path,
-        feature=operation.feature,
-        run_id=operation.run_id,
-        conversation_id=operation.conversation_id,
-        end_user=operation.end_user,
-    )
-    call = call_for(
-        turn.tools,
-        path,
-        b"",
-        headers=headers,
-        principal=turn.work.principal,
-        facts={"operation": operation.id},
-    )
-    # The upstream is found by the model, which this request does not name.
-    async with turn.tools.runtime().call(call.evolve(model=turn.request.model)) as reply:
-        body = await gathered(reply)
-    if reply.status >= 400:
-        return f"failed: {turn.tools.runtime().redactor.text(said_of(body, reply.status)[0])}"
+async def _ask(turn: Turn) -> str:
+    _, http, body = await turn.about("/cancel", method="POST")
+    if http >= 400:
+        return f"failed: {turn.tools.runtime().redactor.text(said_of(body, http)[0])}"
     try:
         status = msgspec.json.decode(body, type=_Said).status
     except msgspec.DecodeError:

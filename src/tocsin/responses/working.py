@@ -254,26 +254,39 @@ class Turn:
         self._working[self.operation.id] = found
         return found
 
-    async def _asked(self, place: Place, path: str, body: bytes) -> Ending:
-        """Make the call and read its answer."""
-        operation = self.operation
+    def call_to(self, path: str, body: bytes = b"", *, method: str = "POST") -> Call:
+        """A call of this operation, in its caller's name. Raises what refuses it."""
+        operation = self.work.operation
         headers = headers_for(
             self.caller.headers,
             path=path,
             feature=operation.feature,
-            run_id=self.work.operation.run_id,
+            run_id=operation.run_id,
             conversation_id=operation.conversation_id,
             end_user=operation.end_user,
         )
-        call = call_for(
+        return call_for(
             self.tools,
             path,
             body,
             headers=headers,
             principal=self.work.principal,
             facts={"operation": operation.id},
+            method=method,
         )
-        self._call = self.caller.call = call
+
+    async def about(self, suffix: str = "", *, method: str) -> tuple[Call, int, bytes]:
+        """Ask the upstream about what it keeps of this response; the call, the status and the body
+        of its answer. Raises ``CallError``."""
+        path = f"/v1/responses/{self.work.operation.upstream_ref}{suffix}"
+        # The upstream is found by the model, which such a request does not name.
+        call = self.call_to(path, method=method).evolve(model=self.request.model)
+        async with self.tools.runtime().call(call) as reply:
+            return call, reply.status, await gathered(reply)
+
+    async def _asked(self, place: Place, path: str, body: bytes) -> Ending:
+        """Make the call and read its answer."""
+        call = self._call = self.caller.call = self.call_to(path, body)
         async with self.tools.runtime().call(call) as reply:
             if reply.status >= 400:
                 answer = await gathered(reply)
