@@ -170,6 +170,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_the_signals_page_shows_value_interval_slices_and_dear_examples(site: Site) -> None:
     page = site.get(f"/signals/coder/{SIGNAL}?range=24h")
     assert page.status == 200
+    assert "Successful tasks" in page.text
+    assert "fewer than 20 successful tasks" in page.text
+    assert "udged calls" not in page.text
+    assert "<svg" not in site.get(f"/signals/planner/{SIGNAL}?range=24h").text.split("<main")[1]
     found = json.loads(site.get(f"/signals/coder/{SIGNAL}/json?range=24h").text)
     assert found["comparison"]["verdict"] == "worse"
     assert 20 < found["judged"] == found["value"]["n"] < 40

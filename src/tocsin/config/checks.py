@@ -68,32 +68,11 @@ def problems(config: Config) -> list[Finding]:
 
 def warnings(config: Config, env: Mapping[str, str]) -> list[Finding]:
     """What works, and perhaps not as meant."""
-    found = []
-    for name, upstream in config.upstreams.items():
-        variable = upstream.api_key_env
-        if variable and not env.get(variable):
-            found.append(
-                Finding(
-                    ("upstreams", name, "api_key_env"),
-                    f"the environment variable {variable} is not set, so this upstream will refuse "
-                    f"calls; export {variable}=... before you start Tocsin",
-                )
-            )
-        if upstream.background and (upstream.kind, upstream.api) != ("openai", "responses"):
-            found.append(
-                Finding(
-                    ("upstreams", name, "background"),
-                    'has no effect without `kind = "openai"` and `api = "responses"`; add them or '
-                    "remove it",
-                )
-            )
-        if upstream.base_url and upstream.kind in _KEYLESS:
-            found.append(
-                Finding(
-                    ("upstreams", name, "base_url"),
-                    f"has no effect on an upstream of kind `{upstream.kind}`; remove it",
-                )
-            )
+    found = [
+        note
+        for name, upstream in config.upstreams.items()
+        for note in _upstream_warnings(name, upstream, env)
+    ]
     for name, feature in config.features.items():
         if feature.checks is not None and not _checks_anything(feature.checks):
             found.append(
@@ -140,6 +119,28 @@ def _server_problems(config: Config) -> Iterator[Finding]:
     if url and not url.startswith(("sqlite:", "postgresql:", "postgres:")):
         yield Finding(
             ("store", "url"), "must begin with `sqlite:` or `postgresql:`, or be empty for SQLite"
+        )
+
+
+def _upstream_warnings(name: str, upstream: Upstream, env: Mapping[str, str]) -> Iterator[Finding]:
+    path = ("upstreams", name)
+    variable = upstream.api_key_env
+    if variable and not env.get(variable):
+        yield Finding(
+            (*path, "api_key_env"),
+            f"the environment variable {variable} is not set, so this upstream will refuse "
+            f"calls; export {variable}=... before you start Tocsin",
+        )
+    if upstream.background and (upstream.kind, upstream.api) != ("openai", "responses"):
+        yield Finding(
+            (*path, "background"),
+            'has no effect without `kind = "openai"` and `api = "responses"`; add them or '
+            "remove it",
+        )
+    if upstream.base_url and upstream.kind in _KEYLESS:
+        yield Finding(
+            (*path, "base_url"),
+            f"has no effect on an upstream of kind `{upstream.kind}`; remove it",
         )
 
 

@@ -174,7 +174,7 @@ def series(
         height=_HEIGHT,
         points=tuple(_point(signal, s) + axis.so_far(i) for i, s in enumerate(steps)),
         href=href,
-        note=_note(known, band),
+        note=_note(signal, known, band),
     )
     return charts.frame(figure, _body(figure, steps, band, marks), labelled=True)
 
@@ -193,14 +193,14 @@ def _summary(
     return f"{said}.{' Marked: ' + ', '.join(changes) + '.' if changes else ''}"
 
 
-def _note(known: Sequence[Step], band: Band | None) -> str:
+def _note(signal: Signal, known: Sequence[Step], band: Band | None) -> str:
     said = []
     if band is not None:
         said.append("Grey: where 19 of 20 steps would lie with nothing changed since the baseline.")
     if known:
         said.append("Shade: 95 % interval.")
     if any(s.n < charts.THIN for s in known):
-        said.append(f"Dashed: fewer than {charts.THIN} judged calls.")
+        said.append(f"Dashed: fewer than {fmt.plural(charts.THIN, measures.counted(signal))}.")
     return " ".join(said)
 
 
@@ -326,14 +326,14 @@ def _edge_labels(figure: charts.Figure, steps: Sequence[Step], band: Band | None
     )
 
 
-def judged(axis: Axis, steps: Sequence[Step], href: str) -> Markup:
-    """How many calls were judged in each step, those that could not be on top."""
+def judged(signal: Signal, axis: Axis, steps: Sequence[Step], href: str) -> Markup:
+    """How many calls (or tasks) count in each step, those that could not be judged on top."""
     done = tuple(float(s.n) for s in steps)
     not_done = tuple(float(s.unjudged) for s in steps)
     most = max((a + b for a, b in zip(done, not_done, strict=True)), default=0.0)
     figure = charts.Figure(
         id="judged",
-        title="Judged calls",
+        title=f"{measures.counted(signal)}s".capitalize(),
         summary=f"{fmt.count(int(sum(done)))} judged, {fmt.count(int(sum(not_done)))} not.",
         axis=axis,
         scale=scales.counts(most),

@@ -357,6 +357,8 @@ def _charts(
         return []
     axis = signal_charts.axis_for(span.since, span.until, span.grain, found.now.n)
     steps = signal_charts.steps_on(axis, found.signal, [(p.at, p.sum) for p in points])
+    if not any(step.n or step.unjudged for step in steps):
+        return []  # tasks, of which none succeeded: nothing could be drawn
     marks = _releases(store, span, name, found.signal.name)
     if alert is not None and alert.change is not None and where is None:
         marks.append(Mark(at=alert.change.since, name="change began", css="change"))
@@ -366,7 +368,7 @@ def _charts(
     title = found.signal.title + (f", {found.signal.unit}" if found.signal.unit else "")
     return [
         signal_charts.series("series", title, found.signal, axis, steps, band, marks, href),
-        signal_charts.judged(axis, steps, href),
+        signal_charts.judged(found.signal, axis, steps, href),
     ]
 
 
